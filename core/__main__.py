@@ -1,0 +1,181 @@
+"""Train, list, show and resume runs: `python -m core --help`."""
+
+import argparse
+import json
+import sys
+import typing
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from core.config import TrainConfig
+from core.errors import UserError
+from core.experiments import EXPERIMENTS, experiment
+from core.runs import Run, is_finished, list_runs, load_run, read_config
+from core.training import Interrupted, meta_train_many
+
+UNITS = {
+    "steps": "adaptation steps within a task",
+    "adapt_lr": "adaptation learning rate",
+    "first_order": "treat inner gradients as constants: true or false",
+    "meta_lr": "learning rate of the outer loop",
+    "iterations": "meta-training iterations",
+    "tasks_per_iteration": "tasks averaged in an iteration",
+    "eval_every": "iterations between two points of the curve (0: the two ends only)",
+    "eval_tasks": "tasks of each split behind a point of the curve",
+    "ways": "classes a task (image data sets)",
+    "shots": "support examples a class (image data sets)",
+    "query_shots": "query examples a class (image data sets; default: shots)",
+    "points": "points a task (synthetic; default 1000)",
+    "input_scale": "standard deviation of a coordinate (synthetic; default 0.1)",
+    "hidden": "widths of LinNet's hidden layers",
+    "lr_scope": "what adapt_lr scales: both updates, or that of xi only",
+}
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
+    return text.lower() == "true"
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    hints = typing.get_type_hints(TrainConfig)
+    for field in fields(TrainConfig):
+        if field.name == "seed":
+            continue
+        kind = hints[field.name]
+        if isinstance(kind, UnionType):
+            kind = next(part for part in typing.get_args(kind) if part is not type(None))
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": UNITS.get(field.name, "")}
+        if field.default is MISSING:
+            options["required"] = True
+        elif field.default is not None:
+            options["help"] += f" (default {field.default})"
+        if typing.get_origin(kind) is tuple:
+            options |= {"type": int, "nargs": "*"}
+        elif kind is bool:
+            options["type"] = _boolean
+        elif kind in (int, float):
+            options["type"] = kind
+        parser.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.name.upper(), **options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m core", description="Meta-train models, and look at saved runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train, or go on training, one run per seed")
+    _add_settings(train)
+    train.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed, trained together (default 0)")
+    experiment = commands.add_parser("experiment", help="train all runs of one of the paper's experiments")
+    experiment.add_argument("name", help=f"one of {', '.join(EXPERIMENTS)}")
+    experiment.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
+    experiment.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
+    experiment.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
+    resume = commands.add_parser("resume", help="go on with interrupted runs")
+    resume.add_argument("runs", nargs="+", type=Path, help="run folders")
+    for command in (train, experiment, resume):
+        command.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
+        command.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
+        command.add_argument("--tasks-per-chunk", type=int, help="tasks that go through at once; bounds the memory")
+        command.add_argument("--quiet", action="store_true", help="no progress bar")
+        command.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
+    listing = commands.add_parser("list", help="list the runs")
+    show = commands.add_parser("show", help="show one run: settings, status, curve")
+    show.add_argument("run", type=Path, help="run folder")
+    for command in (train, experiment, listing):
+        command.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default results)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 if a run diverged, 2 for a mistake in the input, 130 if stopped."""
+    options = _parser().parse_args(arguments)
+    try:
+        commands = {"train": _train, "experiment": _experiment, "resume": _resume, "list": _list, "show": _show}
+        return commands[options.command](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _train(options: argparse.Namespace) -> int:
+    names = {field.name for field in fields(TrainConfig)}
+    settings = {name: value for name, value in vars(options).items() if name in names}
+    configs = [TrainConfig.from_dict({**settings, "seed": seed}) for seed in options.seeds]
+    return _train_all(configs, options.results, options)
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    lengths = {"iterations": options.iterations, "seeds": options.num_seeds}
+    configs, reductions = experiment(
+        options.name, options.preset, **{key: value for key, value in lengths.items() if value is not None}
+    )
+    for reduction in reductions:
+        print(f"reduced: {reduction}")
+    return _train_all(configs, options.results, options)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    # A resolved folder has its parents; one with another name than its run's would be written elsewhere.
+    folders = [folder.resolve() for folder in options.runs]
+    codes = []
+    for results in dict.fromkeys(folder.parent.parent for folder in folders):
+        configs = []
+        for folder in folders:
+            if folder.parent.parent != results:
+                continue
+            config = read_config(folder)
+            if folder.name != config.id or folder.parent.name != "runs":
+                raise UserError(f"{folder} cannot be resumed: a run's folder is <results>/runs/{config.id}")
+            if is_finished(folder):
+                print(f"{config.id} is finished already")
+            configs.append(config)
+        codes.append(_train_all(configs, results, options))
+    return max(codes)
+
+
+def _train_all(configs: list[TrainConfig], results: Path, options: argparse.Namespace) -> int:
+    runs = meta_train_many(
+        configs,
+        results=results,
+        root=options.data_dir,
+        device=options.device,
+        tasks_per_chunk=options.tasks_per_chunk,
+        progress=not options.quiet,
+        tensorboard=options.tensorboard,
+    )
+    for run in runs:
+        print(f"{run.path}: {_summary(run)}")
+    return 1 if any(run.diverged for run in runs) else 0
+
+
+def _summary(run: Run) -> str:
+    if run.diverged:
+        return run.status
+    last = run.curve[run.curve["split"] == "test"].iloc[-1]
+    return (
+        f"{run.status}, test accuracy {last['accuracy']:.3f} (mean over {last['num_tasks']} tasks) "
+        f"after {last['iteration']} iterations"
+    )
+
+
+def _list(options: argparse.Namespace) -> int:
+    table = list_runs(options.results)
+    print(table.drop(columns="path").to_string(index=False) if len(table) else f"no runs in {options.results / 'runs'}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    run = load_run(options.run)
+    print(json.dumps({"id": run.id, "status": run.status, **run.info, "config": asdict(run.config)}, indent=2))
+    print(run.curve.to_string(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

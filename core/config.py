@@ -1,0 +1,148 @@
+"""What defines a run: one frozen dataclass, whose canonical text is the run's name."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Literal
+
+from core.errors import UserError, unknown_name
+from core.models import MODELS
+from core.optimizers import OPTIMIZERS
+from core.tasks import DATASETS
+
+# MAML is the method; plain gradient descent is its update rule.
+METHODS = {"maml": "sgd"} | {name: name for name in OPTIMIZERS if name != "sgd"}
+
+_TASK_FIELDS = ("ways", "shots", "query_shots", "rotations", "endless", "points", "input_scale", "same_points")
+_MODEL_FIELDS = ("depth", "filters", "hidden", "bias")
+_RULE_FIELDS = {
+    "rule_depth": "depth", "rule_rank": "rank", "rule_bias": "bias", "unit_norm": "unit_norm", "adapt_xi": "adapts"
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a meta-trained model, and nothing else (no paths, no devices).
+
+    Choices that decide the science have no default. An optional field that is None leaves the choice to the default
+    of the data set, model or rule that it belongs to; one that these do not have is refused when they are made.
+
+    Attributes:
+        dataset: name in `core.tasks.DATASETS`.
+        model: "lr", "linnet" or "cnn".
+        method: "maml", "meta_sgd", "meta_curvature", "klin", "kfc", "cholesky" or "linear".
+        steps: adaptation steps within a task.
+        adapt_lr: adaptation learning rate.
+        first_order: whether inner gradients are constants of the meta-gradient.
+        meta_optimizer: "sgd" (no momentum) or "adam" (PyTorch's defaults), which trains theta and xi.
+        meta_lr: its learning rate.
+        iterations: meta-training iterations.
+        tasks_per_iteration: tasks whose meta-gradients are averaged in one iteration.
+        seed: seed of the initial weights and of the training tasks.
+        lr_scope: what `adapt_lr` scales: "both" updates (released code) or that of "xi" (equations as printed).
+        ways, shots, query_shots: classes a task, support and query examples a class (image data sets).
+        rotations: whether rotated classes are new classes (image data sets).
+        endless: sample new tasks for ever in place of the paper's fixed pools (image data sets).
+        points, input_scale, same_points: see `SyntheticTasks`.
+        depth, filters, hidden, bias: see `make_model`.
+        rule_depth, rule_rank, rule_bias, unit_norm, adapt_xi: options of the rule; see `core.optimizers`.
+        eval_every: iterations between two points of the curve; 0 for the two ends only.
+        eval_tasks: tasks of each split behind a point of the curve.
+    """
+
+    dataset: str
+    model: str
+    method: str
+    steps: int
+    adapt_lr: float
+    first_order: bool
+    meta_optimizer: Literal["sgd", "adam"]
+    meta_lr: float
+    iterations: int
+    tasks_per_iteration: int
+    seed: int = 0
+    lr_scope: Literal["both", "xi"] = "both"
+    ways: int | None = None
+    shots: int | None = None
+    query_shots: int | None = None
+    rotations: bool | None = None
+    endless: bool | None = None
+    points: int | None = None
+    input_scale: float | None = None
+    same_points: bool | None = None
+    depth: int | None = None
+    filters: int | None = None
+    hidden: tuple[int, ...] | None = None
+    bias: bool | None = None
+    rule_depth: int | None = None
+    rule_rank: int | None = None
+    rule_bias: bool | None = None
+    unit_norm: bool | None = None
+    adapt_xi: bool | None = None
+    eval_every: int = 0
+    eval_tasks: int = 100
+
+    def __post_init__(self) -> None:
+        for kind, value, known in (
+            ("dataset", self.dataset, DATASETS),
+            ("model", self.model, MODELS),
+            ("method", self.method, METHODS),
+            ("meta_optimizer", self.meta_optimizer, ("sgd", "adam")),
+            ("lr_scope", self.lr_scope, ("both", "xi")),
+        ):
+            if value not in known:
+                raise unknown_name(kind, value, known)
+        for name, least in (
+            ("steps", 0), ("iterations", 0), ("tasks_per_iteration", 1), ("eval_every", 0), ("eval_tasks", 1)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"{name} must be a whole number, at least {least}, got {value!r}")
+        for name in ("adapt_lr", "meta_lr"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise UserError(f"{name} must be a finite number, at least 0, got {value!r}")
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one run
+        if self.hidden is not None:
+            object.__setattr__(self, "hidden", tuple(self.hidden))
+
+    def task_options(self) -> dict[str, Any]:
+        """What `make_tasks` takes from here."""
+        return {name: getattr(self, name) for name in _TASK_FIELDS if getattr(self, name) is not None}
+
+    def model_options(self) -> dict[str, Any]:
+        """What `make_model` takes from here."""
+        return {name: getattr(self, name) for name in _MODEL_FIELDS if getattr(self, name) is not None}
+
+    def rule_options(self) -> dict[str, Any]:
+        """What `make_optimizer` takes from here."""
+        return {option: getattr(self, name) for name, option in _RULE_FIELDS.items() if getattr(self, name) is not None}
+
+    def canonical_json(self) -> str:
+        """The fields that differ from their defaults, sorted by name: a new defaulted field leaves old texts alone."""
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        chosen = {k: v for k, v in asdict(self).items() if k not in defaults or v != defaults[k]}
+        return json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def id(self) -> str:
+        """The run's name: data set, model, method, seed, and a hash of the canonical JSON."""
+        digest = hashlib.blake2b(self.canonical_json().encode(), digest_size=5).hexdigest()
+        return f"{self.dataset}-{self.model}-{self.method}-s{self.seed}-{digest}"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """The configuration with these fields.
+
+        Raises:
+            UserError: for a field that does not exist, is missing, or has a value that cannot be.
+        """
+        known = {f.name: f for f in fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
+        if missing:
+            raise UserError(f"the configuration lacks {', '.join(missing)}")
+        return cls(**{**values, "hidden": None if values.get("hidden") is None else tuple(values["hidden"])})

@@ -1,0 +1,109 @@
+"""Loss and accuracy of each task after each adaptation step."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from core.adaptation import InnerLoop, LrScope, checked_loop, inner_loop, one_replica, replica_slice
+from core.errors import UserError
+from core.losses import task_accuracies, task_losses
+from core.optimizers.base import MetaOptimizer
+from core.tasks.base import Episodes
+
+Tensors = Mapping[str, Tensor]
+CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a cache holds
+
+
+def replica_evaluate(
+    model: nn.Module,
+    rule: MetaOptimizer,
+    theta: Tensors,
+    xi: Tensors,
+    episodes: Episodes,
+    loop: InnerLoop,
+    *,
+    query_only_at_end: bool = False,
+    tasks_per_chunk: int | None = None,
+) -> Tensor:
+    """Adapt S replicas to their tasks, and measure.
+
+    Args:
+        model: the module for one task.
+        rule: the meta-optimizer.
+        theta: (S, *shape) initial parameters.
+        xi: (S, *shape) parameters of the rule.
+        episodes: S * T tasks, replica by replica.
+        loop: how a task is adapted to.
+        query_only_at_end: measure the query set after the last step only.
+        tasks_per_chunk: tasks of each replica that go through at once; by default as many as a cache holds.
+
+    Returns:
+        (S, T, K, 2 sets, 2 measures): sets are support and query, measures are loss and accuracy; K is steps + 1, or
+        1 with `query_only_at_end` (support numbers are then NaN).
+    """
+    num_replicas = len(next(iter(theta.values())))
+    num_tasks = episodes.num_tasks // num_replicas
+    if tasks_per_chunk is None:
+        tasks_per_chunk = max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel()))
+    chunks = []
+    for start in range(0, num_tasks, tasks_per_chunk):
+        part = replica_slice(episodes, num_replicas, start, start + tasks_per_chunk)
+        walk = inner_loop(
+            model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False
+        )
+        points = []
+        for state, forward, _ in walk:
+            last = state.step == loop.steps
+            if query_only_at_end and not last:
+                continue
+            sets = []
+            for x, y in ((part.support_x, part.support_y), (part.query_x, part.query_y)):
+                if query_only_at_end and x is part.support_x and not sets:
+                    sets.append(torch.full((len(x), 2), torch.nan, device=x.device, dtype=x.dtype))
+                    continue
+                with torch.no_grad():
+                    outputs = forward(state, x)
+                    sets.append(
+                        torch.stack([task_losses(outputs, y, part.kind), task_accuracies(outputs, y, part.kind)], dim=1)
+                    )
+            points.append(torch.stack(sets, dim=1))
+        chunks.append(torch.stack(points, dim=1).unflatten(0, (num_replicas, -1)))
+    return torch.cat(chunks, dim=1)
+
+
+def evaluate(
+    model: nn.Module,
+    rule: MetaOptimizer,
+    theta: Tensors,
+    xi: Tensors,
+    episodes: Episodes,
+    *,
+    steps: int,
+    lr: float,
+    lr_scope: LrScope = "both",
+    adapted: tuple[str, ...] | list[str] | None = None,
+    tasks_per_chunk: int | None = None,
+) -> pd.DataFrame:
+    """Adapt to each task and measure at theta_0 ... theta_steps; arguments and errors as in `meta_gradient`.
+
+    Returns:
+        A table with one row per task, step and set, sorted so:
+        `task` (int64) position on the task axis; `step` (int64) number of steps taken, 0 is before adaptation;
+        `split` (str) "support" or "query"; `loss` (float64) mean over the set's examples, nats for classification;
+        `accuracy` (float64) fraction of the set's examples, NaN for regression and where an output is not finite.
+        A loss that is not finite means that the task diverged: such a row is not an accuracy at chance.
+    """
+    if tasks_per_chunk is not None and tasks_per_chunk < 1:
+        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    loop = checked_loop(rule, theta, xi, steps, lr, True, lr_scope, adapted)
+    values = replica_evaluate(
+        model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
+    )[0]
+    num_tasks, num_points = values.shape[:2]
+    index = pd.MultiIndex.from_product(
+        [range(num_tasks), range(num_points), ["support", "query"]], names=["task", "step", "split"]
+    )
+    flat = values.reshape(-1, 2).double().cpu().numpy()
+    return pd.DataFrame(flat, index=index, columns=["loss", "accuracy"]).reset_index()

@@ -1,0 +1,64 @@
+"""Files that are whole or absent."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, and rename it when it is whole and on the disk.
+
+    A process that is killed, or a disk that is full, leaves what was at `path` before.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, handle = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(descriptor)
+        write(Path(handle))
+        with open(handle, "rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of its user.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(handle, 0o666 & ~mask)
+        os.replace(handle, path)
+        handle = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if handle is not None and os.path.exists(handle):
+            os.unlink(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_atomically(path, lambda temporary: _dump(temporary, value))
+
+
+def _dump(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        UserError: if it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error

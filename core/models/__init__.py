@@ -1,0 +1,60 @@
+"""Models: plain modules for one task, which know nothing of tasks."""
+
+import math
+
+import torch
+from torch import nn
+
+from core.errors import UserError, unknown_name
+from core.models.conv import CNN
+from core.models.linear import LR, LinNet
+from core.seeds import derive_seed
+from core.tasks.base import TaskSource
+
+MODELS = ("lr", "linnet", "cnn")
+
+
+def make_model(
+    name: str,
+    tasks: TaskSource,
+    *,
+    seed: int,
+    depth: int | None = None,
+    filters: int | None = None,
+    hidden: tuple[int, ...] | None = None,
+    bias: bool | None = None,
+) -> nn.Module:
+    """A freshly initialised model that fits `tasks`, by name.
+
+    Args:
+        name: "lr", "linnet" or "cnn".
+        tasks: tells the shape of an example and the number of outputs.
+        seed: seed of the initial weights. They depend on it, the name and the sizes only, so that methods compared on
+            one seed start from the same weights. The global generator is left as it was.
+        depth: number of convolutional layers ("cnn" only; default 4).
+        filters: output channels of each convolution ("cnn" only; default 64).
+        hidden: widths of the hidden layers ("linnet" only, required there).
+        bias: whether linear layers have a bias ("lr" and "linnet" only; default False, as in the paper).
+
+    Raises:
+        UserError: for an unknown name, an option that the model does not have, or a missing one.
+    """
+    options = {"depth": depth, "filters": filters, "hidden": hidden, "bias": bias}
+    accepted = {"lr": {"bias"}, "linnet": {"hidden", "bias"}, "cnn": {"depth", "filters"}}
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    given = {key: value for key, value in options.items() if value is not None}
+    if refused := sorted(given.keys() - accepted[name]):
+        raise UserError(f"model {name!r} has no option {', '.join(refused)}; it has {', '.join(sorted(accepted[name]))}")
+    inputs = math.prod(tasks.example_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial weights"))
+        if name == "lr":
+            return LR(inputs, tasks.num_outputs, **given)
+        if name == "linnet":
+            if hidden is None:
+                raise UserError("model 'linnet' needs hidden, the widths of its hidden layers, such as (64, 64, 64)")
+            return LinNet(inputs, tasks.num_outputs, **given)
+        if len(tasks.example_shape) != 3:
+            raise UserError(f"model 'cnn' needs images (channels, height, width), not examples {tasks.example_shape}")
+        return CNN(tasks.example_shape[0], tasks.num_outputs, **given)

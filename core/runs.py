@@ -1,0 +1,238 @@
+"""Saved runs: one folder for each meta-trained model, with no pickle in it.
+
+    config.json           the configuration, written first
+    state.safetensors     while it trains: everything needed to go on (see `core.training`)
+    weights.safetensors   theta and xi, at the end
+    curve.parquet         loss and accuracy along training
+    run.json              written last: the run is finished, and how
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from core.config import METHODS, TrainConfig
+from core.errors import UserError
+from core.evaluation import evaluate
+from core.files import read_json, write_atomically, write_json
+from core.models import make_model
+from core.optimizers import MetaOptimizer, make_optimizer
+from core.tasks import TaskSource, make_tasks
+from core.tasks.base import Episodes
+
+FORMAT = 1
+CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
+
+
+@dataclass
+class Run:
+    """A finished meta-trained model.
+
+    Attributes:
+        config: what it is.
+        theta: initial parameters of the model, by name.
+        xi: parameters of the rule, by name.
+        curve: table along training: `iteration` (iterations done), `split`, `loss` and `accuracy` on the query set
+            after adaptation (means over `num_tasks` tasks).
+        status: "ok", or "diverged at iteration <i>": the meta-loss of iteration i, counted from 0, was not finite;
+            theta and xi are those that gave it.
+        info: device, versions, date, wall time in seconds, data set fingerprint.
+        path: its folder, None if it was not saved.
+    """
+
+    config: TrainConfig
+    theta: dict[str, Tensor]
+    xi: dict[str, Tensor]
+    curve: pd.DataFrame
+    status: str
+    info: dict[str, Any]
+    path: Path | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name, which is that of its folder."""
+        return self.config.id
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a meta-loss was not finite."""
+        return self.status.startswith("diverged")
+
+    @cached_property
+    def rule(self) -> MetaOptimizer:
+        """The meta-optimizer."""
+        return make_optimizer(METHODS[self.config.method], **self.config.rule_options())
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The module for one task, with `theta` loaded."""
+        model = make_model(self.config.model, self.tasks(), seed=self.config.seed, **self.config.model_options())
+        model.load_state_dict(self.theta)
+        return model.to(next(iter(self.theta.values())).device)
+
+    def tasks(self, *, seed: int | None = None, root: str | Path | None = None, **changes: Any) -> TaskSource:
+        """The tasks that it was trained on, or with `changes` of their options.
+
+        Args:
+            seed: seed of the tasks; by default the run's own.
+            root: folder of the data set's files, see `make_tasks`.
+            changes: options that differ from the run's, such as `same_points=False`.
+        """
+        device = next(iter(self.theta.values())).device
+        options = {**self.config.task_options(), **changes}
+        return make_tasks(
+            self.config.dataset, seed=self.config.seed if seed is None else seed, root=root, device=device, **options
+        )
+
+    def evaluate(self, episodes: Episodes, **changes: Any) -> pd.DataFrame:
+        """`core.evaluate` on this run, adapted as in training but for `changes` (steps, lr, lr_scope, adapted)."""
+        config = self.config
+        options = {"steps": config.steps, "lr": config.adapt_lr, "lr_scope": config.lr_scope, **changes}
+        return evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine and the versions behind a result."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "packages": {"torch": torch.__version__, "pandas": pd.__version__},
+    }
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON metadata as one safetensors file, whole or not at all."""
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    text = {"adaptlens": json.dumps(metadata, sort_keys=True)}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=text))
+
+
+def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote.
+
+    Raises:
+        UserError: if the file is missing, truncated or not ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["adaptlens"])
+        return load_file(path, device=str(device)), metadata
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged, or no file of adaptlens: {error}") from error
+
+
+def save_run(run: Run, results: Path) -> Path:
+    """Write a finished run under `results`/runs, `run.json` last; returns its folder."""
+    folder = results / "runs" / run.id
+    write_config(run.config, folder)
+    tensors = {f"theta.{n}": t for n, t in run.theta.items()} | {f"xi.{n}": t for n, t in run.xi.items()}
+    save_tensors(folder / "weights.safetensors", tensors, {"format": FORMAT, "id": run.id})
+    write_atomically(folder / "curve.parquet", lambda temporary: run.curve.to_parquet(temporary, index=False))
+    write_json(folder / "run.json", {"format": FORMAT, "status": run.status, **run.info})
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return folder
+
+
+def write_config(config: TrainConfig, folder: Path) -> None:
+    """Write config.json into the run's folder."""
+    write_json(folder / "config.json", {"format": FORMAT, "id": config.id, "config": asdict(config)})
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The configuration of the run in `folder`, finished or not.
+
+    Raises:
+        UserError: if the folder is no run, or was written by a version that is not understood.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} is no run: it has no config.json")
+    text = _checked_format(folder / "config.json")
+    if not isinstance(text.get("config"), dict):
+        raise UserError(f"{folder / 'config.json'} has no configuration in it")
+    try:
+        return TrainConfig.from_dict(text["config"])
+    except UserError as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from error
+
+
+def _checked_format(path: Path) -> dict[str, Any]:
+    text = read_json(path)
+    if not isinstance(text, dict) or text.get("format") != FORMAT:
+        found = text.get("format") if isinstance(text, dict) else None
+        raise UserError(f"{path} has format {found!r}; this version of adaptlens reads format {FORMAT}")
+    return text
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in `folder` is complete."""
+    return (folder / "run.json").exists()
+
+
+def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
+    """A saved run, ready to adapt.
+
+    Args:
+        path: its folder, such as results/runs/<id>.
+        device: where its tensors go.
+
+    Raises:
+        UserError: if there is no finished run there, or a file is damaged.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    if not is_finished(folder):
+        raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
+    info = _checked_format(folder / "run.json")
+    tensors, _ = load_tensors(folder / "weights.safetensors", device)
+    try:
+        curve = pd.read_parquet(folder / "curve.parquet")
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{folder / 'curve.parquet'} is missing or damaged: {error}") from error
+    parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind not in parts:
+            raise UserError(f"{folder / 'weights.safetensors'} has an unexpected tensor {name!r}")
+        parts[kind][rest] = tensor
+    status = str(info.pop("status", "ok"))
+    del info["format"]
+    return Run(config, parts["theta"], parts["xi"], curve, status, info, folder)
+
+
+def list_runs(results: str | Path = "results") -> pd.DataFrame:
+    """The runs under `results`/runs, finished or not.
+
+    Returns:
+        One row per folder, sorted by id: `id`, `status` ("ok", "diverged at iteration <i>", "unfinished", or
+        "unreadable: why"), `path`, and the main settings of the configuration.
+    """
+    shown = ("dataset", "model", "method", "seed", "iterations", "steps", "adapt_lr", "meta_lr")
+    rows = []
+    root = Path(results) / "runs"
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        row: dict[str, Any] = {"id": folder.name, "status": "unfinished", "path": os.fspath(folder)}
+        try:
+            config = read_config(folder)
+            row |= {name: getattr(config, name) for name in shown}
+            if is_finished(folder):
+                row["status"] = str(_checked_format(folder / "run.json").get("status", "ok"))
+        except UserError as error:
+            row["status"] = f"unreadable: {error}"
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["id", "status", "path", *shown])

@@ -1,0 +1,20 @@
+"""Random streams addressed by name, so that a resumed or regrouped run meets the same numbers."""
+
+import hashlib
+
+import torch
+
+
+def derive_seed(seed: int, *axes: object) -> int:
+    """A 63-bit seed for the stream called `axes` (words and integers) under the user's `seed`.
+
+    Streams with different names are independent, and a name always gives the same stream. A task batch is
+    addressed by its iteration, so there is no generator state to save: the iteration is the state.
+    """
+    text = "/".join(str(part) for part in (seed, *axes))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, *axes: object) -> torch.Generator:
+    """A CPU generator at the start of the stream called `axes` under `seed`."""
+    return torch.Generator().manual_seed(derive_seed(seed, *axes))

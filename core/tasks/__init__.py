@@ -1,0 +1,51 @@
+"""Tasks, by data set name."""
+
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any
+
+from core.errors import UserError, unknown_name
+from core.tasks.base import Episodes, TaskSource
+from core.tasks.glyphs import glyphs
+from core.tasks.images import ImageTasks
+from core.tasks.omniglot import omniglot, omniglot_small
+from core.tasks.synthetic import SyntheticTasks
+
+DATASETS: dict[str, Callable[..., TaskSource]] = {
+    "synthetic": SyntheticTasks,
+    "glyphs": glyphs,
+    "omniglot": omniglot,
+    "omniglot_small": omniglot_small,
+}
+
+__all__ = ["DATASETS", "Episodes", "ImageTasks", "TaskSource", "make_tasks"]
+
+
+def make_tasks(dataset: str, **options: Any) -> TaskSource:
+    """A source of tasks by data set name.
+
+    Args:
+        dataset: a name in `DATASETS`.
+        options: keyword arguments of its function, such as `ways`, `shots`, `seed`, `device`, or `root` (the folder
+            that holds the files of a data set that is not generated; by default the environment's `DATA_DIR`).
+
+    Raises:
+        UserError: for an unknown name, an option that the data set does not have, a missing one, or missing files.
+    """
+    if dataset not in DATASETS:
+        raise unknown_name("dataset", dataset, DATASETS)
+    make = DATASETS[dataset]
+    accepted = inspect.signature(make).parameters
+    if options.get("root") is None:
+        options.pop("root", None)
+        if "root" in accepted and os.environ.get("DATA_DIR"):
+            options["root"] = os.environ["DATA_DIR"]
+    if "root" not in accepted:
+        options.pop("root", None)
+    if refused := sorted(options.keys() - accepted.keys()):
+        raise UserError(f"data set {dataset!r} has no option {', '.join(refused)}; it has {', '.join(accepted)}")
+    missing = [key for key, p in accepted.items() if p.default is p.empty and key not in options]
+    if missing:
+        raise UserError(f"data set {dataset!r} needs {', '.join(missing)}")
+    return make(**options)

@@ -1,0 +1,120 @@
+"""Episodes and where they come from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from core.errors import UserError, unknown_name
+
+Kind = Literal["binary", "classification", "regression"]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The support and query sets of `T` tasks, on a leading task axis.
+
+    Shapes: `support_x` is (T, n, *example) and `query_x` (T, q, *example). `support_y` and `query_y` are
+    (T, n) and (T, q): class indices (int64) for "classification", 0 or 1 (float) for "binary"; for "regression"
+    they are floats (T, n, outputs) and (T, q, outputs).
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    kind: Kind = "classification"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("binary", "classification", "regression"):
+            raise unknown_name("kind of task", self.kind, ("binary", "classification", "regression"))
+        for part in ("support", "query"):
+            x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
+            if x.ndim < 3 or x.shape[:2] != y.shape[:2]:
+                raise UserError(
+                    f"{part}_x and {part}_y must agree on (tasks, examples): got {tuple(x.shape)} and {tuple(y.shape)}"
+                )
+        if len(self.support_x) != len(self.query_x):
+            raise UserError(f"support has {len(self.support_x)} tasks but query has {len(self.query_x)}")
+
+    @property
+    def num_tasks(self) -> int:
+        """`T`, the length of the task axis."""
+        return len(self.support_x)
+
+    def __getitem__(self, tasks: slice) -> "Episodes":
+        """The episodes of a slice of the task axis (views, nothing is copied)."""
+        return Episodes(*(getattr(self, f.name)[tasks] for f in fields(self)[:4]), kind=self.kind)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Episodes":
+        """The same episodes on `device`, floating-point tensors as `dtype`; class indices keep their type."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+        return Episodes(*(move(getattr(self, f.name)) for f in fields(self)[:4]), kind=self.kind)
+
+
+def concatenate(episodes: Sequence[Episodes]) -> Episodes:
+    """Episodes joined along the task axis; all of one kind and with equal example shapes."""
+    if len(episodes) == 1:
+        return episodes[0]
+    return Episodes(
+        *(torch.cat([getattr(e, f.name) for e in episodes]) for f in fields(Episodes)[:4]), kind=episodes[0].kind
+    )
+
+
+class TaskSource(ABC):
+    """Where episodes come from. A source is deterministic: (seed, split, index) names a batch for ever.
+
+    Attributes:
+        name: the data set's name, as stored with every result.
+        kind: what is learned, see `Episodes`.
+        ways: classes a task, 2 for binary tasks.
+        example_shape: shape of one example, such as (1, 28, 28).
+        num_outputs: what a model has to output: `ways`, or 1 logit for binary tasks.
+        seed: the user's seed of every random stream of this source.
+    """
+
+    name: str
+    kind: Kind
+    ways: int
+    example_shape: tuple[int, ...]
+    num_outputs: int
+    seed: int
+
+    @abstractmethod
+    def draw(self, split: str, num_tasks: int, index: int) -> Episodes:
+        """Batch number `index` of `split`: the same episodes whenever and wherever it is asked for."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hex digest of the data and of every setting that shapes an episode, but not of the seed."""
+
+    def sample(self, split: str, num_tasks: int, index: int | None = None) -> Episodes:
+        """`num_tasks` episodes of `split` ("train", "validation" or "test").
+
+        Args:
+            split: which classes the tasks are made of.
+            num_tasks: length of the task axis, at least 1.
+            index: the number of the batch; by default the next one that this object has not yet given.
+
+        Returns:
+            Episodes with a leading task axis of `num_tasks`.
+
+        Raises:
+            UserError: for an unknown split or fewer than one task.
+        """
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        if num_tasks < 1:
+            raise UserError(f"num_tasks must be at least 1, got {num_tasks}")
+        if index is None:
+            counters: dict[str, int] = self.__dict__.setdefault("_next_index", {})
+            index = counters.get(split, 0)
+            counters[split] = index + 1
+        return self.draw(split, num_tasks, index)

@@ -1,0 +1,434 @@
+"""The outer loop: meta-training, of one run or of many at once.
+
+Runs that differ in nothing but the seed are trained together on a replica axis. Groups of runs that meet the same
+tasks (several methods on the same seeds) walk through them side by side, so that each batch is drawn once. Neither
+changes what a run is: its tasks and initial weights are addressed by its own seed and the iteration.
+"""
+
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from core.adaptation import InnerLoop, replica_meta_gradient
+from core.config import METHODS, TrainConfig
+from core.errors import UserError
+from core.evaluation import replica_evaluate
+from core.models import make_model
+from core.optimizers import make_optimizer
+from core.runs import (
+    CURVE_COLUMNS,
+    FORMAT,
+    Run,
+    environment,
+    is_finished,
+    load_run,
+    load_tensors,
+    save_run,
+    save_tensors,
+    write_config,
+)
+from core.tasks import TaskSource, make_tasks
+from core.tasks.base import SPLITS, Episodes, concatenate
+
+CHECKPOINT_SECONDS = 60.0
+
+
+class Interrupted(Exception):
+    """Training stopped at the user's request, with its state saved."""
+
+
+class Group:
+    """Runs that differ in nothing but the seed, trained together.
+
+    Args:
+        configs: their configurations.
+        sources: the tasks of each.
+        results: where the runs are saved; None keeps them in memory.
+        device: where they are trained.
+        tasks_per_chunk: see `replica_meta_gradient`.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[TrainConfig],
+        sources: Sequence[TaskSource],
+        results: Path | None,
+        device: torch.device,
+        tasks_per_chunk: int | None,
+    ) -> None:
+        config = configs[0]
+        self.configs = list(configs)
+        self.sources = list(sources)
+        self.results = results
+        self.device = device
+        self.tasks_per_chunk = tasks_per_chunk
+        self.rule = make_optimizer(METHODS[config.method], **config.rule_options())
+        self.loop = InnerLoop(config.steps, config.adapt_lr, config.first_order, config.lr_scope)
+        models = [
+            make_model(config.model, source, seed=c.seed, **config.model_options()).to(device)
+            for c, source in zip(configs, sources, strict=True)
+        ]
+        self.model = models[0]
+        thetas = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
+        xis = [self.rule.init(theta) for theta in thetas]
+        self.theta = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
+        self.xi = {name: torch.stack([xi[name] for xi in xis]) for name in xis[0]}
+        self.optimizer = self._make_optimizer()
+        self.iteration = 0
+        self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
+        self.seconds = 0.0
+        self.finished: list[Run] = []
+        self.loss = self.accuracy = float("nan")
+
+    @property
+    def target(self) -> int:
+        """Iterations to do; none are left when every run has diverged."""
+        return self.configs[0].iterations if self.configs else 0
+
+    @property
+    def curve_end(self) -> int:
+        """The iteration of the curve's last point, -1 if it has none."""
+        return self.curves[0][-1][0] if self.curves[0] else -1
+
+    @property
+    def label(self) -> str:
+        """What is trained, for people."""
+        config = (self.configs or [run.config for run in self.finished])[0]
+        return f"{config.dataset} {config.model} {config.method}"
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.configs[0]
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.meta_optimizer]
+        # Both are element by element, so that runs stacked on an axis are trained as each would be alone.
+        return kind([*self.theta.values(), *self.xi.values()], lr=config.meta_lr)
+
+    def step(self, episodes: Episodes) -> None:
+        """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
+        started = time.perf_counter()
+        loss, accuracy, g_theta, g_xi = replica_meta_gradient(
+            self.model, self.rule, self.theta, self.xi, episodes, self.loop, tasks_per_chunk=self.tasks_per_chunk
+        )
+        finite = loss.isfinite()
+        if not finite.all():
+            keep = finite.nonzero().flatten()
+            self._drop_diverged(finite.tolist())
+            if not self.configs:
+                return
+            loss, accuracy = loss[keep], accuracy[keep]
+            g_theta = {name: g[keep] for name, g in g_theta.items()}
+            g_xi = {name: g[keep] for name, g in g_xi.items()}
+        for tensors, grads in ((self.theta, g_theta), (self.xi, g_xi)):
+            for name, tensor in tensors.items():
+                tensor.grad = grads[name]
+        self.optimizer.step()
+        self.iteration += 1
+        self.seconds += time.perf_counter() - started
+        self.loss, self.accuracy = loss.mean().item(), accuracy.mean().item()
+
+    def _drop_diverged(self, finite: list[bool]) -> None:
+        """Finish the runs whose meta-loss is not finite, and go on with the others."""
+        for i, alive in enumerate(finite):
+            if not alive:
+                self.finished.append(self._finish(i, f"diverged at iteration {self.iteration}"))
+        keep = [i for i, alive in enumerate(finite) if alive]
+        state = {key: self.optimizer.state[key] for key in self._tensors().values()}
+        old = list(self._tensors().values())
+        self.configs = [self.configs[i] for i in keep]
+        self.sources = [self.sources[i] for i in keep]
+        self.curves = [self.curves[i] for i in keep]
+        if not keep:
+            return
+        self.theta = {name: tensor[keep].clone() for name, tensor in self.theta.items()}
+        self.xi = {name: tensor[keep].clone() for name, tensor in self.xi.items()}
+        self.optimizer = self._make_optimizer()
+        for before, after in zip(old, self._tensors().values(), strict=True):
+            self.optimizer.state[after] = {k: v[keep] if v.ndim > 0 else v for k, v in state[before].items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f"theta.{n}": t for n, t in self.theta.items()} | {f"xi.{n}": t for n, t in self.xi.items()}
+
+    def measure(self, fixed_tasks: Callable[[TaskSource, str, int, int], Episodes]) -> None:
+        """Add a point to every run's curve: query loss and accuracy after adaptation, on fixed tasks of each split."""
+        config = self.configs[0]
+        for split in SPLITS:
+            # Training tasks of the curve are a batch that training itself never reaches.
+            index = config.iterations if split == "train" else 0
+            episodes = concatenate(
+                [fixed_tasks(source, split, config.eval_tasks, index) for source in self.sources]
+            )
+            values = replica_evaluate(
+                self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True
+            )
+            means = values[:, :, -1, 1].double().mean(dim=1).tolist()
+            for curve, (loss, accuracy) in zip(self.curves, means, strict=True):
+                curve.append((self.iteration, split, loss, accuracy, config.eval_tasks))
+
+    def _finish(self, i: int, status: str) -> Run:
+        config = self.configs[i]
+        curve = pd.DataFrame(self.curves[i], columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
+        info = {
+            **environment(self.device),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_seconds": round(self.seconds, 3),
+            "trained_together": len(self.configs),
+            "iterations_done": self.iteration,
+            "dataset_fingerprint": self.sources[i].fingerprint(),
+        }
+        run = Run(
+            config,
+            {name: tensor[i].detach().clone() for name, tensor in self.theta.items()},
+            {name: tensor[i].detach().clone() for name, tensor in self.xi.items()},
+            curve,
+            status,
+            info,
+        )
+        if self.results is not None:
+            run.path = save_run(run, self.results)
+        return run
+
+    def finish(self) -> None:
+        """Save what is left as finished runs."""
+        self.finished += [self._finish(i, "ok") for i in range(len(self.configs))]
+        self.configs = []
+
+    def save_state(self) -> None:
+        """Save everything needed to go on, one file a run, each whole or not at all."""
+        if self.results is None:
+            return
+        for i, config in enumerate(self.configs):
+            tensors, counts = {}, {}
+            for name, tensor in self._tensors().items():
+                tensors[name] = tensor[i]
+                for key, value in self.optimizer.state[tensor].items():
+                    if value.ndim > 0:
+                        tensors[f"optimizer.{key}.{name}"] = value[i]
+                    else:
+                        counts[key] = value.item()
+            metadata = {
+                "format": FORMAT,
+                "id": config.id,
+                "iteration": self.iteration,
+                "seconds": self.seconds,
+                "curve": self.curves[i],
+                "optimizer": counts,
+            }
+            save_tensors(self.results / "runs" / config.id / "state.safetensors", tensors, metadata)
+
+    def load_state(self, states: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
+        """Go on from saved states, one for each run, all at one iteration."""
+        metadata = states[0][1]
+        self.iteration, self.seconds = metadata["iteration"], metadata["seconds"]
+        self.curves = [[tuple(row) for row in meta["curve"]] for _, meta in states]
+        for name, tensor in self._tensors().items():
+            tensor.copy_(torch.stack([tensors[name] for tensors, _ in states]))
+            state: dict[str, Tensor] = {k: torch.tensor(v) for k, v in metadata["optimizer"].items()}
+            for key in states[0][0]:
+                if key.startswith("optimizer.") and key.endswith(f".{name}"):
+                    kind = key.removeprefix("optimizer.").removesuffix(f".{name}")
+                    if "." not in kind:
+                        state[kind] = torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
+            if state:
+                self.optimizer.state[tensor] = state
+
+
+def meta_train(config: TrainConfig, **options: Any) -> Run:
+    """Meta-train one run; `options` as in `meta_train_many`."""
+    return meta_train_many([config], **options)[0]
+
+
+def meta_train_many(
+    configs: Sequence[TrainConfig],
+    *,
+    results: str | Path | None = "results",
+    root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    tasks_per_chunk: int | None = None,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> list[Run]:
+    """Meta-train runs, together where that is the same and faster; finished ones are loaded, not repeated.
+
+    Interrupted runs go on where they were. On the CPU the outcome is then the same bit for bit, as long as the same
+    runs are trained together (another number of them may round differently).
+
+    Args:
+        configs: what to train.
+        results: where runs are saved; None keeps them in memory.
+        root: folder of the data sets' files, see `core.make_tasks`.
+        device: where to train; default the GPU if there is one.
+        tasks_per_chunk: tasks of each run that go through at once; bounds the memory. Default all.
+        progress: whether to show progress bars.
+        tensorboard: whether to write TensorBoard event files into the run folders (needs the tensorboard extra).
+
+    Returns:
+        The runs, in the order of `configs`.
+
+    Raises:
+        UserError: for settings that do not fit together, missing data or damaged files.
+        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    base = None if results is None else Path(results)
+    done: dict[str, Run] = {}
+    waiting: dict[tuple[Any, ...], dict[Any, list[TrainConfig]]] = defaultdict(lambda: defaultdict(list))
+    states = {}
+    for config in dict.fromkeys(configs):
+        folder = None if base is None else base / "runs" / config.id
+        if folder is not None and is_finished(folder):
+            done[config.id] = load_run(folder, device=where)
+            continue
+        if folder is not None:
+            write_config(config, folder)
+            if (folder / "state.safetensors").exists():
+                states[config.id] = load_tensors(folder / "state.safetensors")
+                if states[config.id][1].get("format") != FORMAT:
+                    raise UserError(f"{folder / 'state.safetensors'} is of another version; delete it to start again")
+        start = states[config.id][1]["iteration"] if config.id in states else 0
+        same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
+        waiting[same_tasks][replace(config, seed=0)].append(config)
+    sources: dict[Any, TaskSource] = {}
+    for families in waiting.values():
+        # Groups walk side by side only if they have the same seeds.
+        by_seeds: dict[tuple[int, ...], list[list[TrainConfig]]] = defaultdict(list)
+        for family in families.values():
+            by_seeds[tuple(config.seed for config in family)].append(family)
+        for together in by_seeds.values():
+            groups = []
+            for family in together:
+                for c in family:
+                    key = (c.dataset, tuple(c.task_options().items()), c.seed)
+                    if key not in sources:
+                        sources[key] = make_tasks(
+                            c.dataset, seed=c.seed, root=root, device=where, **c.task_options()
+                        )
+                own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
+                group = Group(family, own, base, where, tasks_per_chunk)
+                if family[0].id in states:
+                    group.load_state([states[c.id] for c in family])
+                groups.append(group)
+            _train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
+            done |= {run.id: run for group in groups for run in group.finished}
+    return [done[config.id] for config in configs]
+
+
+def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool) -> None:
+    """Train groups that meet the same tasks, one iteration each in turn."""
+    first = groups[0]
+    seeds = list(zip((c.seed for c in first.configs), first.sources, strict=True))
+    num_tasks = first.configs[0].tasks_per_iteration
+    last_saved = time.monotonic()
+    target = max(group.target for group in groups)
+    bar = tqdm(
+        total=target,
+        initial=first.iteration,
+        disable=not progress,
+        desc=", ".join(dict.fromkeys(group.label for group in groups)),
+        unit="it",
+        mininterval=0.5,
+        dynamic_ncols=True,
+    )
+    writers = {id(group): _writer(group) for group in groups} if tensorboard else {}
+
+    def draw(iteration: int) -> dict[int, Episodes]:
+        return {seed: source.sample("train", num_tasks, iteration) for seed, source in seeds}
+
+    with bar, ThreadPoolExecutor(1) as ahead, _stop_on_signal() as stop:
+        upcoming = ahead.submit(draw, first.iteration)
+        for iteration in range(first.iteration, target + 1):
+            # Groups are measured on the same tasks, drawn once for all of them and forgotten.
+            fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
+            for group in [group for group in groups if group.configs]:
+                if _is_curve_point(iteration, group.configs[0]) and group.curve_end < iteration:
+                    group.measure(fixed_tasks)
+                    _log(writers.get(id(group)), group)
+                if iteration == group.target:
+                    group.finish()
+            del fixed_tasks
+            active = [group for group in groups if group.configs]
+            if not active:
+                break
+            if stop.is_set() or time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+                for group in active:
+                    group.save_state()
+                last_saved = time.monotonic()
+                if stop.is_set():
+                    raise Interrupted(f"stopped after {iteration} of {target} iterations; the state is saved")
+            batch = upcoming.result()
+            # The next batch is drawn in another thread while this one is used: sampling costs no time of its own.
+            upcoming = ahead.submit(draw, iteration + 1)
+            joined: dict[tuple[int, ...], Episodes] = {}
+            for group in active:
+                key = tuple(c.seed for c in group.configs)
+                if key not in joined:
+                    joined[key] = concatenate([batch[seed] for seed in key])
+                group.step(joined[key])
+            bar.update()
+            if iteration % 20 == 0:
+                bar.set_postfix(
+                    {f"{g.configs[0].method} loss": f"{g.loss:.3f} acc {g.accuracy:.3f}" for g in active if g.configs},
+                    refresh=False,
+                )
+    for writer in writers.values():
+        writer.close()
+
+
+def _is_curve_point(iteration: int, config: TrainConfig) -> bool:
+    """Whether the curve has a point there: the ends, every `eval_every`, and 10, 20, 50, 100, ... before the first."""
+    every = config.eval_every
+    if iteration in (0, config.iterations) or not every:
+        return iteration in (0, config.iterations)
+    return iteration % every == 0 or (iteration < every and iteration >= 10 and str(iteration).rstrip("0") in "125")
+
+
+def _writer(group: Group) -> Any:
+    if group.results is None:
+        raise UserError("TensorBoard files go into the run folders: tensorboard=True needs results")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("TensorBoard is not installed; install it with: pip install adaptlens[tensorboard]") from error
+    return SummaryWriter(group.results / "runs" / group.configs[0].id / "tensorboard")
+
+
+def _log(writer: Any, group: Group) -> None:
+    if writer is None:
+        return
+    for config, curve in zip(group.configs, group.curves, strict=True):
+        for iteration, split, loss, accuracy, _ in curve[-3:]:
+            writer.add_scalar(f"loss/{split}/seed {config.seed}", loss, iteration)
+            writer.add_scalar(f"accuracy/{split}/seed {config.seed}", accuracy, iteration)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that training stops between two iterations; a second Ctrl-C kills."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,427 @@
+"""The engine against finite differences, against the reference of `tests/naive.py`, and against its own promises."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core import adapt, evaluate, make_optimizer, meta_gradient
+from core.errors import UserError
+from core.models.conv import CNN
+from core.tasks.base import Episodes
+from tests import naive
+from tests.naive import PROBLEMS, RULES, NaiveRule, Tensors
+
+REFERENCE_TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-5,
+}
+DIFFERENCES_TOLERANCE = 1e-6
+
+
+def prepare(problem: str, naive_rule: NaiveRule, dtype: torch.dtype = torch.float64, num_tasks: int = 3):
+    """model, rule, theta, xi and episodes, as the engine takes them, xi away from its start."""
+    model, theta, episodes = naive.make_problem(problem, dtype, num_tasks)
+    rule = make_optimizer(naive_rule.name, **naive_rule.options())
+    xi = naive.randomise({key: value.detach() for key, value in rule.init(theta).items()})
+    return model, rule, theta, xi, episodes
+
+
+@pytest.mark.parametrize("dtype", REFERENCE_TOLERANCE, ids=str)
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_meta_gradient_is_the_reference(problem: str, naive_rule: NaiveRule, dtype: torch.dtype):
+    model, rule, theta, xi, episodes = prepare(problem, naive_rule, dtype)
+    # In float32 the reference is computed in float64 from the same numbers: its own rounding is no yardstick.
+    wide_model, _, _ = naive.make_problem(problem)
+    wide = [{k: v.double() for k, v in tensors.items()} for tensors in (theta, xi)]
+    dense = NaiveRule(**{**vars(naive_rule), "dense_kron": True})
+    for steps in (1, 2, 3):
+        for first_order in (False, True):
+            inner = dict(steps=steps, lr=0.3, first_order=first_order)
+            loss, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, **inner)
+            expected, (e_theta, e_xi) = naive.meta_gradient(
+                wide_model, dense, *wide, episodes.to(dtype=torch.float64), **inner
+            )
+            assert loss.dtype == dtype and all(g.dtype == dtype for g in (g_theta | g_xi).values())
+            assert loss.item() == pytest.approx(expected.item(), rel=REFERENCE_TOLERANCE[dtype])
+            naive.assert_close(
+                {k: g.double() for k, g in (g_theta | g_xi).items()}, e_theta | e_xi, REFERENCE_TOLERANCE[dtype]
+            )
+
+
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+def test_meta_gradient_is_the_slope_in_every_coordinate(naive_rule: NaiveRule):
+    model, rule, theta, xi, episodes = prepare("linear", naive_rule)
+    _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, steps=2, lr=0.3, first_order=False)
+
+    def loss(point: Tensors) -> float:
+        parts = {k: point[k] for k in theta}, {k: point[k] for k in xi}
+        return naive.meta_loss(model, naive_rule, *parts, episodes, steps=2, lr=0.3)
+
+    slopes = {}
+    for name, tensor in (theta | xi).items():
+        slopes[name] = torch.zeros_like(tensor).reshape(-1)
+        for i in range(tensor.numel()):
+            unit = torch.zeros_like(tensor).reshape(-1)
+            unit[i] = 1
+            slopes[name][i] = naive.finite_difference(loss, theta | xi, {name: unit.reshape(tensor.shape)})
+        slopes[name] = slopes[name].reshape(tensor.shape)
+    naive.assert_close(g_theta | g_xi, slopes, DIFFERENCES_TOLERANCE)
+
+
+@pytest.mark.parametrize("lr_scope", ["both", "xi"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("problem", ["tanh", "conv"])
+def test_meta_gradient_is_the_slope_of_its_own_loss(problem: str, naive_rule: NaiveRule, steps: int, lr_scope: str):
+    """Along one direction in all of theta and xi; both sides come from the engine."""
+    model, rule, theta, xi, episodes = prepare(problem, naive_rule, num_tasks=2)
+    inner = dict(steps=steps, lr=0.3, lr_scope=lr_scope)
+    _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, first_order=False, **inner)
+
+    def loss(point: Tensors) -> float:
+        parts = {k: point[k] for k in theta}, {k: point[k] for k in xi}
+        return meta_gradient(model, rule, *parts, episodes, first_order=True, **inner)[0].item()
+
+    direction = naive.probe_direction(g_theta | g_xi)
+    slope = sum((direction[k] * g).sum().item() for k, g in (g_theta | g_xi).items())
+    assert naive.finite_difference(loss, theta | xi, direction) == pytest.approx(slope, rel=DIFFERENCES_TOLERANCE)
+
+
+def test_error_of_finite_differences_falls_with_the_square_of_the_step():
+    model, rule, theta, xi, episodes = prepare("tanh", RULES["klin"])
+    _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, steps=2, lr=0.5, first_order=False)
+    direction = naive.probe_direction(g_theta | g_xi)
+    slope = sum((direction[k] * g).sum().item() for k, g in (g_theta | g_xi).items())
+
+    def error(h: float) -> float:
+        sides = []
+        for step in (h, -h):
+            point = {k: v + step * direction[k] for k, v in (theta | xi).items()}
+            parts = {k: point[k] for k in theta}, {k: point[k] for k in xi}
+            sides.append(meta_gradient(model, rule, *parts, episodes, steps=2, lr=0.5, first_order=True)[0].item())
+        return abs((sides[0] - sides[1]) / (2 * h) - slope)
+
+    assert math.log2(error(1e-2) / error(5e-3)) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("lr_scope", ["both", "xi"])
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+def test_adapt_is_the_reference(naive_rule: NaiveRule, lr_scope: str):
+    model, rule, theta, xi, episodes = prepare("conv", naive_rule)
+    out = adapt(model, rule, theta, xi, episodes, steps=3, lr=0.3, lr_scope=lr_scope)
+    assert out.losses.shape == (3, 4)
+    for i in range(3):
+        params, last_xi, losses = naive.adapt_task(
+            model, naive_rule, naive.leaves(theta), naive.leaves(xi), episodes.support_x[i], episodes.support_y[i],
+            "regression", steps=3, lr=0.3, lr_scope=lr_scope,
+        )  # fmt: skip
+        naive.assert_close({"losses": out.losses[i]}, {"losses": torch.stack(losses)}, 1e-11)
+        # Updates, not parameters: the tolerance measures the change.
+        naive.assert_close(
+            {k: out.params[k][i] - v for k, v in theta.items()}, {k: params[k] - v for k, v in theta.items()}, 1e-10
+        )
+        if rule.adapts:
+            naive.assert_close(
+                {k: out.xi[k][i] - v for k, v in xi.items()}, {k: last_xi[k] - v for k, v in xi.items()}, 1e-10
+            )
+        else:
+            assert all(torch.equal(out.xi[k][i], v) for k, v in xi.items())
+
+
+@pytest.mark.parametrize("naive_rule", [RULES["sgd"], RULES["kfc"], RULES["meta_curvature"]], ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_evaluate_is_the_reference(problem: str, naive_rule: NaiveRule):
+    model, rule, theta, xi, episodes = prepare(problem, naive_rule)
+    table = evaluate(model, rule, theta, xi, episodes, steps=2, lr=0.3)
+    assert list(table.columns) == ["task", "step", "split", "loss", "accuracy"]
+    assert len(table) == 3 * 3 * 2
+    for i in range(episodes.num_tasks):
+        for step in range(3):
+            params, _, _ = naive.adapt_task(
+                model, naive_rule, naive.leaves(theta), naive.leaves(xi), episodes.support_x[i],
+                episodes.support_y[i], episodes.kind, steps=step, lr=0.3,
+            )  # fmt: skip
+            for split in ("support", "query"):
+                x, y = getattr(episodes, f"{split}_x")[i], getattr(episodes, f"{split}_y")[i]
+                outputs = torch.func.functional_call(model, params, (x,))
+                row = table[(table.task == i) & (table.step == step) & (table.split == split)].squeeze()
+                assert row.loss == pytest.approx(naive.task_loss(outputs, y, episodes.kind).item(), rel=1e-10)
+                if episodes.kind == "regression":
+                    assert math.isnan(row.accuracy)
+                else:
+                    classes = (outputs > 0).long()[:, 0] if episodes.kind == "binary" else outputs.argmax(1)
+                    assert row.accuracy == pytest.approx((classes == y).double().mean().item())
+
+
+@pytest.mark.parametrize("tasks_per_chunk", [1, 2, 5, 7])
+@pytest.mark.parametrize("naive_rule", [RULES["sgd"], RULES["kfc unit norm bias"], RULES["linear"]], ids=str)
+def test_chunks_change_nothing(naive_rule: NaiveRule, tasks_per_chunk: int):
+    """5 tasks in chunks that do and do not divide them."""
+    model, rule, theta, xi, episodes = prepare("linear", naive_rule, num_tasks=5)
+    inner = dict(steps=2, lr=0.3)
+    whole = meta_gradient(model, rule, theta, xi, episodes, first_order=False, **inner)
+    parts = meta_gradient(
+        model, rule, theta, xi, episodes, first_order=False, tasks_per_chunk=tasks_per_chunk, **inner
+    )
+    assert parts[0].item() == pytest.approx(whole[0].item(), rel=1e-13)
+    naive.assert_close(parts[1][0] | parts[1][1], whole[1][0] | whole[1][1], 1e-12)
+    one = adapt(model, rule, theta, xi, episodes, **inner)
+    other = adapt(model, rule, theta, xi, episodes, tasks_per_chunk=tasks_per_chunk, **inner)
+    naive.assert_close(other.params | {"losses": other.losses}, one.params | {"losses": one.losses}, 1e-13)
+    naive.assert_close(other.xi, one.xi, 1e-13)
+    left = evaluate(model, rule, theta, xi, episodes, **inner)
+    right = evaluate(model, rule, theta, xi, episodes, tasks_per_chunk=tasks_per_chunk, **inner)
+    pd.testing.assert_frame_equal(left, right, rtol=1e-12)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("name", ["klin", "meta_sgd", "meta_curvature"])
+def test_unadapted_identity_is_maml_step_for_step(name: str, problem: str):
+    model, theta, episodes = naive.make_problem(problem)
+    rule, maml = make_optimizer(name, adapts=False), make_optimizer("sgd")
+    xi = rule.init(theta)
+    for steps in (1, 2, 3):
+        ours = adapt(model, rule, theta, xi, episodes, steps=steps, lr=0.3)
+        theirs = adapt(model, maml, theta, {}, episodes, steps=steps, lr=0.3)
+        naive.assert_close(ours.params, theirs.params, 1e-14)
+        naive.assert_close({"losses": ours.losses}, {"losses": theirs.losses}, 1e-14)
+        loss, (g_theta, _) = meta_gradient(model, rule, theta, xi, episodes, steps=steps, lr=0.3, first_order=False)
+        other, (h_theta, _) = meta_gradient(model, maml, theta, {}, episodes, steps=steps, lr=0.3, first_order=False)
+        assert loss.item() == pytest.approx(other.item(), rel=1e-14)
+        naive.assert_close(g_theta, h_theta, 1e-12)
+
+
+def support_gradient(model: nn.Module, theta: Tensors, episodes: Episodes, i: int) -> Tensors:
+    """g_0 of task i by plain autograd."""
+    leaves = naive.leaves(theta)
+    outputs = torch.func.functional_call(model, leaves, (episodes.support_x[i],))
+    loss = naive.task_loss(outputs, episodes.support_y[i], episodes.kind)
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize("depth", [2, 4])
+def test_kfc_starts_as_the_positive_part_of_the_gradient(depth: int, unit_norm: bool):
+    model, theta, episodes = naive.make_problem("conv")
+    rule = make_optimizer("kfc", depth=depth, unit_norm=unit_norm)
+    out = adapt(model, rule, theta, rule.init(theta), episodes, steps=1, lr=0.3)
+    for i in range(episodes.num_tasks):
+        positive = {k: g.relu() for k, g in support_gradient(model, theta, episodes, i).items()}
+        naive.assert_close({k: (v - out.params[k][i]) / 0.3 for k, v in theta.items()}, positive, 1e-12)
+
+
+def test_cholesky_starts_as_a_projection():
+    """Onto the first `rank` entries of the row-major gradient: the others do not move."""
+    model, theta, episodes = naive.make_problem("linear")
+    rule = make_optimizer("cholesky", rank=4)
+    out = adapt(model, rule, theta, rule.init(theta), episodes, steps=1, lr=0.3)
+    for i in range(episodes.num_tasks):
+        g = support_gradient(model, theta, episodes, i)["weight"].reshape(-1)
+        moved = ((theta["weight"] - out.params["weight"][i]) / 0.3).reshape(-1)
+        assert torch.allclose(moved[:4], g[:4], rtol=1e-12)
+        assert torch.equal(moved[4:], torch.zeros(2, dtype=torch.float64))
+
+
+class SquareRoot(nn.Module):
+    """sqrt(w.x + c): squared and averaged (a mean squared error to targets of 0) it is linear in (w, c)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64))
+        self.c = nn.Parameter(torch.tensor([50.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.w + self.c).sqrt()[:, None]
+
+
+LINEAR_LOSS_RULES = {
+    # An inner gradient by xi is linear in each factor of U, so only where U is linear in xi is it a constant too.
+    name: RULES[name]
+    for name in (
+        "sgd", "meta_sgd", "meta_sgd adapted", "meta_curvature", "klin fixed", "kfc fixed", "linear", "linear bias",
+    )
+}  # fmt: skip
+
+
+def linear_loss_gradients(naive_rule: NaiveRule) -> tuple[Tensors, Tensors]:
+    """The second-order and the first-order meta-gradient where the Hessian of the loss vanishes."""
+    x = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.zeros(2, 6, 1, dtype=torch.float64)
+    model = SquareRoot()
+    theta = {k: v.detach() for k, v in model.named_parameters()}
+    rule = make_optimizer(naive_rule.name, **naive_rule.options())
+    xi = naive.randomise({k: v.detach() for k, v in rule.init(theta).items()})
+    both = []
+    for first_order in (False, True):
+        args = (model, rule, theta, xi, Episodes(x[:, :3], y[:, :3], x[:, 3:], y[:, 3:], kind="regression"))
+        _, (g_theta, g_xi) = meta_gradient(*args, steps=3, lr=0.1, first_order=first_order)
+        both.append(g_theta | g_xi)
+    return both[0], both[1]
+
+
+@pytest.mark.parametrize("naive_rule", LINEAR_LOSS_RULES.values(), ids=LINEAR_LOSS_RULES)
+def test_first_order_is_second_order_without_a_hessian(naive_rule: NaiveRule):
+    second, first = linear_loss_gradients(naive_rule)
+    naive.assert_close(first, second, 1e-10)
+
+
+@pytest.mark.parametrize("naive_rule", [RULES["klin"], RULES["cholesky"]], ids=str)
+def test_adapting_a_product_of_factors_is_second_order_even_without_a_hessian(naive_rule: NaiveRule):
+    """The inner gradient by L depends on R: the test above would be wrong for these, and first order leaves it out."""
+    second, first = linear_loss_gradients(naive_rule)
+    assert max(naive.relative_errors(first, second).values()) > 1e-3
+
+
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("adapted", [["last.weight"], ["kernel", "gain"]], ids=str)
+def test_only_the_adapted_parameters_move(adapted: list[str], naive_rule: NaiveRule):
+    model, rule, theta, xi, episodes = prepare("conv", naive_rule)
+    inner = dict(steps=2, lr=0.3, adapted=adapted)
+    out = adapt(model, rule, theta, xi, episodes, **inner)
+    for name, start in theta.items():
+        assert out.params[name].shape == (3, *start.shape)
+        if name in adapted:
+            assert all((out.params[name][i] != start).any() for i in range(3)), name
+        else:
+            assert all(torch.equal(out.params[name][i], start) for i in range(3)), name
+    for key, start in xi.items():
+        moved = [not torch.equal(out.xi[key][i], start) for i in range(3)]
+        assert moved == [rule.adapts and key.rpartition(".")[0] in adapted] * 3, key
+    for first_order in (False, True):
+        _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, first_order=first_order, **inner)
+        _, (e_theta, e_xi) = naive.meta_gradient(
+            model, naive_rule, theta, xi, episodes, first_order=first_order, **inner
+        )
+        naive.assert_close(g_theta | g_xi, e_theta | e_xi, 1e-10)
+        # The initial value of a frozen parameter still matters to the loss; the rule of one that never moves does not.
+        assert all(g_theta[name].abs().max() > 0 for name in theta)
+        assert all(g_xi[key].abs().max() == 0 for key in xi if key.rpartition(".")[0] not in adapted)
+
+
+def test_the_same_call_gives_the_same_bits_and_changes_no_argument():
+    model, rule, theta, xi, episodes = prepare("conv", RULES["kfc unit norm bias"])
+    theta = dict(model.named_parameters())  # as in the documentation: leaves that require gradients
+    xi = naive.leaves(xi)
+    before = {k: v.detach().clone() for k, v in (theta | xi).items()}
+    results = []
+    for _ in range(2):
+        loss, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, steps=2, lr=0.3, first_order=False)
+        out = adapt(model, rule, theta, xi, episodes, steps=2, lr=0.3)
+        results.append({"loss": loss, "losses": out.losses, **g_theta, **g_xi, **{f"o {k}": v for k, v in out.params.items()}})
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+    assert not any(v.requires_grad for v in results[0].values())
+    assert all(torch.equal(v, before[k]) and v.grad is None and v.requires_grad for k, v in (theta | xi).items())
+
+
+def test_batch_norm_uses_each_task_s_own_batch():
+    """A CNN of the library. A bias before batch norm cannot matter: both implementations must find rounding only."""
+    torch.manual_seed(0)
+    model = CNN(1, 3, depth=2, filters=4).double()
+    theta = {k: v.detach() for k, v in model.named_parameters()}
+    x, y = torch.rand(2, 9, 1, 8, 8).double(), torch.arange(3).repeat(2, 3)
+    episodes = Episodes(x[:, :6], y[:, :6], x[:, 6:], y[:, 6:])
+    rule, naive_rule = make_optimizer("klin"), NaiveRule("klin")
+    xi = naive.randomise(rule.init(theta))
+    _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, steps=2, lr=0.3, first_order=False)
+    _, (e_theta, e_xi) = naive.meta_gradient(model, naive_rule, theta, xi, episodes, steps=2, lr=0.3)
+    actual, expected = g_theta | g_xi, e_theta | e_xi
+    cancelled = [k for k in expected if "conv.bias" in k]
+    assert len(cancelled) == 2 + 4
+    for k in cancelled:
+        assert max(actual.pop(k).abs().max().item(), expected.pop(k).abs().max().item()) < 1e-12
+    naive.assert_close(actual, expected, 1e-9)
+
+
+class WithSpare(nn.Module):
+    """A linear model with a parameter that it does not use: its gradient is exactly zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        self.spare = nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+def test_a_zero_gradient_is_no_reason_for_a_nan(naive_rule: NaiveRule):
+    _, _, episodes = naive.make_problem("linear")
+    torch.manual_seed(0)
+    model = WithSpare().double()
+    theta = {k: v.detach() for k, v in model.named_parameters()}
+    rule = make_optimizer(naive_rule.name, **naive_rule.options())
+    xi = naive.randomise(rule.init(theta))
+    loss, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, steps=3, lr=0.3, first_order=False)
+    expected, (e_theta, e_xi) = naive.meta_gradient(model, naive_rule, theta, xi, episodes, steps=3, lr=0.3)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    naive.assert_close(g_theta | g_xi, e_theta | e_xi, 1e-10)
+
+
+def test_a_task_that_diverges_is_reported_and_leaves_the_others_alone():
+    model, rule, theta, xi, episodes = prepare("linear", RULES["klin"])
+    broken_x = episodes.support_x.clone()
+    broken_x[1, 0, 0] = math.inf
+    broken = Episodes(broken_x, episodes.support_y, episodes.query_x, episodes.query_y, kind=episodes.kind)
+    inner = dict(steps=2, lr=0.3)
+    good, bad = (adapt(model, rule, theta, xi, ep, **inner).losses for ep in (episodes, broken))
+    assert not bad[1].isfinite().any()
+    assert torch.allclose(bad[[0, 2]], good[[0, 2]], rtol=1e-12)
+    loss, _ = meta_gradient(model, rule, theta, xi, broken, first_order=False, **inner)
+    assert not loss.isfinite()
+    table = evaluate(model, rule, theta, xi, broken, **inner)
+    diverged = table[(table.task == 1) & ((table.split == "support") | (table.step > 0))]
+    assert diverged.accuracy.isna().all()
+    assert not diverged.loss.map(math.isfinite).any()
+    assert table[table.task != 1].loss.map(math.isfinite).all()
+
+
+# Mistakes: one sentence that names what is wrong.
+
+
+def mistakes() -> dict[str, tuple[dict, str]]:
+    """What is changed in a good call of the "linear" problem with KLin, and what the message has to say."""
+    _, _, theta, xi, episodes = prepare("linear", RULES["klin"])
+    return {
+        "xi of a wrong shape": ({"xi": xi | {"weight.R": torch.eye(2)}}, r"weight\.R.*\(2, 2\).*\(3, 3\)"),
+        "xi lacks a part": ({"xi": {k: v for k, v in xi.items() if k != "bias.L"}}, r"bias\.L"),
+        "xi has a part too many": ({"xi": xi | {"weight.typo": torch.eye(2)}}, r"weight\.typo"),
+        "theta lacks a parameter": ({"theta": {"weight": theta["weight"]}}, "bias"),
+        "theta has a parameter too many": ({"theta": theta | {"extra": theta["bias"]}}, "extra"),
+        "theta of a wrong shape": ({"theta": theta | {"weight": torch.zeros(2, 4).double()}}, r"weight.*\(2, 4\)"),
+        "adapted misspelt": ({"adapted": ["wieght"]}, r"wieght.*bias.*weight"),
+        "lr_scope misspelt": ({"lr_scope": "theta"}, r"theta.*both.*xi"),
+        "no steps": ({"steps": -1}, "steps"),
+        "chunks of no task": ({"tasks_per_chunk": 0}, "tasks_per_chunk"),
+        "targets of another task": (
+            {"ep": Episodes(episodes.support_x, episodes.support_y.double(), episodes.query_x,
+                            episodes.query_y.double(), kind="binary")},
+            "1 output",
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", mistakes())
+@pytest.mark.parametrize("function", [meta_gradient, adapt, evaluate])
+def test_a_mistake_is_told_in_one_sentence(function, mistake: str):
+    model, rule, theta, xi, episodes = prepare("linear", RULES["klin"])
+    good = {"theta": theta, "xi": xi, "ep": episodes, "steps": 2, "lr": 0.3}
+    change, message = mistakes()[mistake]
+    call = good | change | ({"first_order": False} if function is meta_gradient else {})
+    args = [call.pop(name) for name in ("theta", "xi", "ep")]
+    with pytest.raises(UserError, match=message) as caught:
+        function(model, rule, *args, **call)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [meta_gradient, adapt, evaluate])
+def test_steps_and_learning_rate_have_no_default(function):
+    """They decide the science."""
+    model, rule, theta, xi, episodes = prepare("linear", RULES["sgd"])
+    for given in ({"steps": 1}, {"lr": 0.1}):
+        with pytest.raises(TypeError, match="missing"):
+            function(model, rule, theta, xi, episodes, **given)
