@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train, or go on training, one run per seed")
     _add_settings(train)
-    train.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed, trained together (default 0)")
+    train.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed (default 0)")
     experiment = commands.add_parser("experiment", help="train all runs of one of the paper's experiments")
     experiment.add_argument("name", help=f"one of {', '.join(EXPERIMENTS)}")
     experiment.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="show one run: settings, status, curve")
     show.add_argument("run", type=Path, help="run folder")
     for command in (train, experiment, listing):
-        command.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default results)")
+        command.add_argument("--results", type=Path, default=Path("results"), help="where runs are (default results)")
     return parser
 
 

@@ -8,11 +8,11 @@ For each task, with a = `lr`:
 
 theta_t depends on xi_{t-1} through the update U(g_{t-1}) alone, so grad_xi L(theta_t) is the vector-Jacobian product of
 that update with cotangent -a * g_t: the gradient that the next step needs anyway, and no second backward pass through
-the model. Tasks are independent: they run on one leading axis, and so do replicas (seeds of one configuration), laid out
-replica by replica: N = S * T.
+the model. Tasks are independent: they run on one leading axis, and so do replicas (seeds of one configuration), laid
+out replica by replica: N = S * T.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,8 +23,8 @@ from torch.func import functional_call, vmap
 from core.errors import UserError, unknown_name
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
-from core.optimizers.task_parameter import TaskParameter, gradients_of_uses
-from core.tasks.base import Episodes
+from core.task_parameter import Record, TaskParameter
+from core.tasks.base import Episodes, Kind
 
 Tensors = Mapping[str, Tensor]
 LrScope = Literal["both", "xi"]
@@ -64,20 +64,32 @@ class InnerLoop:
 
 @dataclass
 class State:
-    """Where the inner loop stands after `step` steps: fast weights (N, *shape) and xi as each task has it."""
+    """Where the inner loop stands after `step` steps: the parameters as each task has them."""
 
     step: int
-    theta: dict[str, Tensor]
+    theta: dict[str, TaskParameter]
     xi: Bound
 
 
-def batched_forward(model: nn.Module, params: Tensors, shared: Tensors, x: Tensor) -> Tensor:
-    """Outputs (N, n, ...) of `model` on x (N, n, ...), with `params` (N, *shape) and `shared` (*shape) for all tasks."""
+def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Tensor, adapted: Sequence[str]) -> Tensor:
+    """Outputs (N, n, ...) of each task's model on its examples x (N, n, *example).
 
-    def one_task(params: Tensors, x: Tensor) -> Tensor:
-        return functional_call(model, {**params, **shared}, (x,))
+    A module that knows a faster way for many tasks at once says it as `forward_tasks(theta, x)`; any other is mapped
+    over the tasks. Parameters that are not `adapted` are then not copied for each task.
+    """
+    if hasattr(model, "forward_tasks"):
+        return model.forward_tasks(theta, x)
+    shared = {
+        name: parameter.shared[0]
+        for name, parameter in theta.items()
+        if name not in adapted and len(parameter.shared) == 1
+    }
+    own = {name: parameter.value() for name, parameter in theta.items() if name not in shared}
 
-    return vmap(one_task, randomness="different")(dict(params), x)
+    def one_task(own: Tensors, x: Tensor) -> Tensor:
+        return functional_call(model, {**own, **shared}, (x,))
+
+    return vmap(one_task, in_dims=(0, 0), randomness="different")(own, x)
 
 
 def inner_loop(
@@ -87,11 +99,11 @@ def inner_loop(
     xi: Tensors,
     x: Tensor,
     y: Tensor,
-    kind: Literal["binary", "classification", "regression"],
+    kind: Kind,
     loop: InnerLoop,
     *,
     create_graph: bool,
-) -> Iterator[tuple[State, Callable[[State, Tensor], Tensor], Tensor]]:
+) -> Iterator[tuple[State, Callable[[Tensor], Tensor], Tensor]]:
     """Adapt to N = S * T tasks, giving the state at theta_0, theta_1, ..., theta_steps.
 
     Args:
@@ -106,71 +118,116 @@ def inner_loop(
         create_graph: keep the graph for a meta-gradient. Otherwise each step starts a graph of its own.
 
     Yields:
-        The state, the forward function (state, x) -> outputs, and the support losses (N,) at that state (with a
-        gradient graph); the losses at theta_steps are computed only if the caller asks for the last item's loss by
-        calling the forward function: the third item is then empty.
+        The state; the model at that state, a function of examples (N, q, *example); and the support losses (N,) at
+        that state, left out (an empty tensor) at theta_steps, where no step needs them. They hold until the next item
+        is asked for.
     """
-    num_replicas = len(next(iter(theta.values())))
-    num_tasks = len(x) // num_replicas
+    num_tasks = len(x) // len(next(iter(theta.values())))
     names = tuple(theta) if loop.adapted is None else loop.adapted
-
-    def per_task(tensor: Tensor) -> Tensor:
-        return tensor.unsqueeze(1).expand(-1, num_tasks, *tensor.shape[1:]).flatten(0, 1)
-
-    frozen = {name: tensor for name, tensor in theta.items() if name not in names}
-    shared = {name: tensor[0] for name, tensor in frozen.items()} if num_replicas == 1 else {}
-    own = {} if num_replicas == 1 else {name: per_task(tensor) for name, tensor in frozen.items()}
     if not create_graph:
-        # The graph of a step reaches from the matrices of xi to the update, whether or not the caller asks for more.
+        # A step's own graph starts here, whether or not the caller's tensors ask for one.
+        theta = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
-    state = State(0, {name: per_task(theta[name]) for name in names}, rule.bind(xi, num_tasks, dict.fromkeys(names)))
+    bound = {name: TaskParameter(tensor, num_tasks) for name, tensor in theta.items()}
+    state = State(0, bound, rule.bind(xi, num_tasks, names))
 
-    def forward(state: State, x: Tensor) -> Tensor:
-        return batched_forward(model, {**state.theta, **own}, shared, x)
+    def forward(x: Tensor) -> Tensor:
+        outputs = batched_forward(model, state.theta, x, names)
+        for parameter in state.theta.values():
+            parameter.take_record()  # the caller's uses are no part of the step
+        return outputs
 
     constant = loop.first_order or not create_graph
-    update: dict[str, Tensor] = {}
-    for step in range(loop.steps):
-        if constant:
-            # Inner gradients are taken at theta_t as a point, and so cannot carry a graph into the meta-gradient.
-            point = {name: tensor.detach().requires_grad_() for name, tensor in state.theta.items()}
-        else:
-            point = {name: t if t.requires_grad else t.requires_grad_() for name, t in state.theta.items()}
-        losses = task_losses(forward(State(step, point, state.xi), x), y, kind)
+    last: LastUpdate | None = None
+    for _ in range(loop.steps):
+        points = state.theta if rule.is_gradient_descent else _points(state.theta, names, constant=constant)
+        losses = task_losses(batched_forward(model, points, x, names), y, kind)
+        records = {name: points[name].take_record() for name in names}
         yield state, forward, losses
-        grads = torch.autograd.grad(
-            losses.sum(), list(point.values()), create_graph=not constant, materialize_grads=True
-        )
-        gradient = dict(zip(names, grads, strict=True))
-        if rule.adapts and step > 0:
-            _adapt_xi(state.xi, update, gradient, loop, constant=constant)
-        for parts in state.xi.values():
-            for parameter in parts.values():
-                parameter.forget_uses()
-        update = {name: rule.transform(state.xi[name], gradient[name]) for name in names}
-        theta_next = {name: state.theta[name] - loop.theta_lr * update[name] for name in names}
-        if not create_graph:
-            theta_next = {name: tensor.detach() for name, tensor in theta_next.items()}
-        state = State(step + 1, theta_next, state.xi)
+        if rule.is_gradient_descent:
+            _descend(state.theta, records, losses, loop, constant=constant)
+        else:
+            gradient = _gradients(losses, {name: points[name].materialise() for name in names}, constant=constant)
+            if rule.adapts and last is not None:
+                _adapt_xi(state.xi, last, gradient, loop, constant=constant)
+            last = _transform(rule, state, gradient, loop, create_graph=create_graph)
+        state.step += 1
     yield state, forward, x.new_empty(0)
 
 
-def _adapt_xi(
-    xi: Bound, update: Tensors, gradient: Tensors, loop: InnerLoop, *, constant: bool
+def _points(theta: Mapping[str, TaskParameter], names: Sequence[str], *, constant: bool) -> dict[str, TaskParameter]:
+    """Theta_t as tensors to take a gradient at; where it is to be `constant`, cut off from what they depend on."""
+    points = dict(theta)
+    for name in names:
+        tensor = theta[name].materialise()
+        points[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_() if constant else tensor)
+    return points
+
+
+def _gradients(losses: Tensor, tensors: Tensors, *, constant: bool) -> dict[str, Tensor]:
+    """The gradient of each task's loss with respect to its own part of `tensors`."""
+    grads = torch.autograd.grad(losses.sum(), list(tensors.values()), create_graph=not constant, materialize_grads=True)
+    return dict(zip(tensors, grads, strict=True))
+
+
+def _descend(
+    theta: Mapping[str, TaskParameter],
+    records: Mapping[str, Record],
+    losses: Tensor,
+    loop: InnerLoop,
+    *,
+    constant: bool,
 ) -> None:
-    """Equation 4: one gradient step on every part of xi, through the last `update` alone."""
-    parameters = [parameter for parts in xi.values() for parameter in parts.values()]
-    watched = [parameter.watched() for parameter in parameters]
-    flat = [tensor for tensors in watched for tensor in tensors]
-    if not flat:
-        return
-    grads = gradients_of_uses(
-        list(update.values()), [-loop.theta_lr * gradient[name] for name in update], flat, constant=constant
+    """A step of plain gradient descent, taken through how the parameters were used: thin where they allow it."""
+    watched = [tensor for record in records.values() for tensor in record.watched()]
+    grads = iter(
+        torch.autograd.grad(losses.sum(), watched, create_graph=not constant, materialize_grads=True) if watched else ()
     )
-    start = 0
-    for parameter, tensors in zip(parameters, watched, strict=True):
-        parameter.adapt(grads[start : start + len(tensors)], loop.lr, constant=constant)
-        start += len(tensors)
+    for name, record in records.items():
+        own = [next(grads) for _ in record.watched()]
+        theta[name].adapt(record, own, loop.theta_lr, constant=constant)
+
+
+@dataclass(frozen=True)
+class LastUpdate:
+    """The updates U(g) of the last step, and how each part of xi went into them."""
+
+    updates: Tensors
+    records: Mapping[str, Mapping[str, Record]]
+
+
+def _transform(
+    rule: MetaOptimizer, state: State, gradient: Tensors, loop: InnerLoop, *, create_graph: bool
+) -> LastUpdate:
+    """Equation 3: theta takes the step that the rule makes of the gradient."""
+    updates = {name: rule.transform(state.xi[name], grad) for name, grad in gradient.items()}
+    for name, update in updates.items():
+        weights = state.theta[name].materialise() - loop.theta_lr * update
+        state.theta[name] = TaskParameter.of_tasks(weights if create_graph else weights.detach())
+    records = {
+        name: {part: parameter.take_record() for part, parameter in parts.items()} for name, parts in state.xi.items()
+    }
+    return LastUpdate(updates, records)
+
+
+def _adapt_xi(xi: Bound, last: LastUpdate, gradient: Tensors, loop: InnerLoop, *, constant: bool) -> None:
+    """Equation 4: one gradient step on every part of xi, through the last update alone."""
+    uses = [(xi[name][part], record) for name, records in last.records.items() for part, record in records.items()]
+    watched = [tensor for _, record in uses for tensor in record.watched()]
+    if not watched:
+        return
+    grads = iter(
+        torch.autograd.grad(
+            list(last.updates.values()),
+            watched,
+            [-loop.theta_lr * gradient[name] for name in last.updates],
+            create_graph=not constant,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+    )
+    for parameter, record in uses:
+        parameter.adapt(record, [next(grads) for _ in record.watched()], loop.lr, constant=constant)
 
 
 def replica_meta_gradient(
@@ -206,22 +263,20 @@ def replica_meta_gradient(
     size = num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
     if size < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
-    loss_sum: Tensor | float = 0.0
-    accuracy_sum: Tensor | float = 0.0
-    total: list[Tensor] | None = None
+    loss_sum = accuracy_sum = torch.zeros((), device=episodes.support_x.device)
+    total: list[Tensor] = []
     for start in range(0, num_tasks, size):
         part = replica_slice(episodes, num_replicas, start, start + size)
-        *_, (state, forward, _) = inner_loop(
+        *_, (_, forward, _) = inner_loop(
             model, rule, leaves, leaves_xi, part.support_x, part.support_y, part.kind, loop, create_graph=True
         )
-        outputs = forward(state, part.query_x)
+        outputs = forward(part.query_x)
         losses = task_losses(outputs, part.query_y, part.kind).view(num_replicas, -1)
         grads = torch.autograd.grad(losses.sum() / num_tasks, inputs, materialize_grads=True)
-        total = list(grads) if total is None else [a + b for a, b in zip(total, grads, strict=True)]
-        with torch.no_grad():
-            loss_sum = loss_sum + losses.detach().sum(1)
-            accuracy_sum = accuracy_sum + task_accuracies(outputs, part.query_y, part.kind).view(num_replicas, -1).sum(1)
-    assert total is not None and isinstance(loss_sum, Tensor) and isinstance(accuracy_sum, Tensor)
+        total = [a + b for a, b in zip(total, grads, strict=True)] if total else list(grads)
+        accuracies = task_accuracies(outputs.detach(), part.query_y, part.kind).view(num_replicas, -1)
+        loss_sum = losses.detach().sum(1) + loss_sum
+        accuracy_sum = accuracies.sum(1) + accuracy_sum
     split = len(leaves)
     return (
         loss_sum / num_tasks,
@@ -233,18 +288,17 @@ def replica_meta_gradient(
 
 def replica_slice(episodes: Episodes, num_replicas: int, start: int, stop: int) -> Episodes:
     """Tasks start..stop of every replica."""
-    if num_replicas == 1 or (start == 0 and stop * num_replicas >= episodes.num_tasks):
-        return episodes[start:stop] if num_replicas == 1 else episodes
+    if start == 0 and stop * num_replicas >= episodes.num_tasks:
+        return episodes
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor.unflatten(0, (num_replicas, -1))[:, start:stop].flatten(0, 1)
 
-    return Episodes(
-        cut(episodes.support_x), cut(episodes.support_y), cut(episodes.query_x), cut(episodes.query_y), episodes.kind
-    )
+    return episodes.map(cut)
 
 
 def one_replica(tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors with a replica axis of 1."""
     return {name: tensor.detach().unsqueeze(0) for name, tensor in tensors.items()}
 
 
@@ -258,6 +312,7 @@ def checked_loop(
     lr_scope: LrScope,
     adapted: tuple[str, ...] | list[str] | None,
 ) -> InnerLoop:
+    """The loop that these arguments describe, once they are seen to fit together."""
     rule.check(theta, xi)
     if adapted is not None and (unknown := sorted(set(adapted) - theta.keys())):
         raise unknown_name("parameter", unknown[0], theta)
@@ -346,16 +401,11 @@ def adapt(
     loop = checked_loop(rule, theta, xi, steps, lr, True, lr_scope, adapted)
     x, y = episodes.support_x, episodes.support_y
     losses = []
-    walk = inner_loop(
-        model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False
-    )
+    walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)
     for state, forward, loss in walk:
         if state.step == steps:
             with torch.no_grad():
-                loss = task_losses(forward(state, x), y, episodes.kind)
+                loss = task_losses(forward(x), y, episodes.kind)
         losses.append(loss.detach())
-    fixed = {
-        name: tensor.detach().expand(len(x), *tensor.shape) for name, tensor in theta.items() if name not in state.theta
-    }
-    params = {**state.theta, **fixed}
-    return Adapted({name: params[name] for name in theta}, torch.stack(losses, dim=1), state.xi)
+    params = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+    return Adapted(params, torch.stack(losses, dim=1), state.xi)

@@ -50,21 +50,19 @@ def replica_evaluate(
     chunks = []
     for start in range(0, num_tasks, tasks_per_chunk):
         part = replica_slice(episodes, num_replicas, start, start + tasks_per_chunk)
-        walk = inner_loop(
-            model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False
-        )
+        walk = inner_loop(model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False)
         points = []
         for state, forward, _ in walk:
             last = state.step == loop.steps
             if query_only_at_end and not last:
                 continue
-            sets = []
+            sets: list[Tensor] = []
             for x, y in ((part.support_x, part.support_y), (part.query_x, part.query_y)):
                 if query_only_at_end and x is part.support_x and not sets:
                     sets.append(torch.full((len(x), 2), torch.nan, device=x.device, dtype=x.dtype))
                     continue
                 with torch.no_grad():
-                    outputs = forward(state, x)
+                    outputs = forward(x)
                     sets.append(
                         torch.stack([task_losses(outputs, y, part.kind), task_accuracies(outputs, y, part.kind)], dim=1)
                     )

@@ -1,10 +1,10 @@
 """Saved runs: one folder for each meta-trained model, with no pickle in it.
 
-    config.json           the configuration, written first
-    state.safetensors     while it trains: everything needed to go on (see `core.training`)
-    weights.safetensors   theta and xi, at the end
-    curve.parquet         loss and accuracy along training
-    run.json              written last: the run is finished, and how
+config.json           the configuration, written first
+state.safetensors     while it trains: everything needed to go on (see `core.training`)
+weights.safetensors   theta and xi, at the end
+curve.parquet         loss and accuracy along training
+run.json              written last: the run is finished, and how
 """
 
 import json

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -167,9 +167,7 @@ class Group:
         for split in SPLITS:
             # Training tasks of the curve are a batch that training itself never reaches.
             index = config.iterations if split == "train" else 0
-            episodes = concatenate(
-                [fixed_tasks(source, split, config.eval_tasks, index) for source in self.sources]
-            )
+            episodes = concatenate([fixed_tasks(source, split, config.eval_tasks, index) for source in self.sources])
             values = replica_evaluate(
                 self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True
             )
@@ -312,9 +310,7 @@ def meta_train_many(
                 for c in family:
                     key = (c.dataset, tuple(c.task_options().items()), c.seed)
                     if key not in sources:
-                        sources[key] = make_tasks(
-                            c.dataset, seed=c.seed, root=root, device=where, **c.task_options()
-                        )
+                        sources[key] = make_tasks(c.dataset, seed=c.seed, root=root, device=where, **c.task_options())
                 own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
                 group = Group(family, own, base, where, tasks_per_chunk)
                 if family[0].id in states:
@@ -391,7 +387,9 @@ def _is_curve_point(iteration: int, config: TrainConfig) -> bool:
     every = config.eval_every
     if iteration in (0, config.iterations) or not every:
         return iteration in (0, config.iterations)
-    return iteration % every == 0 or (iteration < every and iteration >= 10 and str(iteration).rstrip("0") in "125")
+    return iteration % every == 0 or (
+        iteration < every and iteration >= 10 and str(iteration).rstrip("0") in {"1", "2", "5"}
+    )
 
 
 def _writer(group: Group) -> Any:

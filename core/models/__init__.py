@@ -1,6 +1,7 @@
 """Models: plain modules for one task, which know nothing of tasks."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,9 +44,10 @@ def make_model(
     accepted = {"lr": {"bias"}, "linnet": {"hidden", "bias"}, "cnn": {"depth", "filters"}}
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     if refused := sorted(given.keys() - accepted[name]):
-        raise UserError(f"model {name!r} has no option {', '.join(refused)}; it has {', '.join(sorted(accepted[name]))}")
+        known = ", ".join(sorted(accepted[name]))
+        raise UserError(f"model {name!r} has no option {', '.join(refused)}; it has {known}")
     inputs = math.prod(tasks.example_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial weights"))

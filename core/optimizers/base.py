@@ -1,12 +1,12 @@
 """What a meta-optimizer is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from core.errors import UserError
-from core.optimizers.task_parameter import TaskParameter
+from core.task_parameter import TaskParameter
 
 Tensors = Mapping[str, Tensor]
 Parts = Mapping[str, TaskParameter]
@@ -57,7 +57,12 @@ class MetaOptimizer(ABC):
             if xi[name].shape != shape:
                 raise UserError(f"xi[{name!r}] has shape {tuple(xi[name].shape)}, but {tuple(shape)} is needed")
 
-    def bind(self, xi: Tensors, num_tasks: int, adapted: Mapping[str, object]) -> dict[str, dict[str, TaskParameter]]:
+    @property
+    def is_gradient_descent(self) -> bool:
+        """Whether U(g) = g, so that the inner loop may step without forming g."""
+        return False
+
+    def bind(self, xi: Tensors, num_tasks: int, adapted: Iterable[str]) -> dict[str, dict[str, TaskParameter]]:
         """xi (S, *shape) as S * `num_tasks` tasks have it, by parameter name and part, for the names `adapted`."""
         bound: dict[str, dict[str, TaskParameter]] = {name: {} for name in adapted}
         for key, tensor in xi.items():

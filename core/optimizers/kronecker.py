@@ -62,9 +62,7 @@ class KFC(MetaOptimizer):
 
     name = "kfc"
 
-    def __init__(
-        self, *, depth: int, unit_norm: bool = False, bias: bool = False, adapts: bool = True
-    ) -> None:
+    def __init__(self, *, depth: int, unit_norm: bool = False, bias: bool = False, adapts: bool = True) -> None:
         if depth < 1:
             raise UserError(f"a Kronecker-factored network needs at least 1 map, not {depth}")
         self.depth, self.unit_norm, self.bias, self.adapts = depth, unit_norm, bias, adapts

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from core.optimizers.base import MetaOptimizer, Parts
+from core.optimizers.base import Parts
 from core.optimizers.kronecker import KLin
 
 

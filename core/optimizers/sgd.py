@@ -11,6 +11,11 @@ class SGD(MetaOptimizer):
     name = "sgd"
     adapts = False
 
+    @property
+    def is_gradient_descent(self) -> bool:
+        """It is."""
+        return True
+
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """None."""
         return {}

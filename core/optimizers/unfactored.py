@@ -1,4 +1,4 @@
-"""Linear rules on the whole gradient vector: unfactored, and the low-rank Cholesky form (paper, sections 4.1 and 4.2)."""
+"""Linear rules on the whole gradient vector: unfactored (paper, section 4.1), and of low rank (section 4.2)."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,8 @@
 """Episodes and where they come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -48,7 +48,13 @@ class Episodes:
 
     def __getitem__(self, tasks: slice) -> "Episodes":
         """The episodes of a slice of the task axis (views, nothing is copied)."""
-        return Episodes(*(getattr(self, f.name)[tasks] for f in fields(self)[:4]), kind=self.kind)
+        return self.map(lambda tensor: tensor[tasks])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Episodes":
+        """Episodes whose four tensors went through `change`."""
+        return Episodes(
+            change(self.support_x), change(self.support_y), change(self.query_x), change(self.query_y), self.kind
+        )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Episodes":
         """The same episodes on `device`, floating-point tensors as `dtype`; class indices keep their type."""
@@ -56,16 +62,18 @@ class Episodes:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
-        return Episodes(*(move(getattr(self, f.name)) for f in fields(self)[:4]), kind=self.kind)
+        return self.map(move)
 
 
 def concatenate(episodes: Sequence[Episodes]) -> Episodes:
     """Episodes joined along the task axis; all of one kind and with equal example shapes."""
     if len(episodes) == 1:
         return episodes[0]
-    return Episodes(
-        *(torch.cat([getattr(e, f.name) for e in episodes]) for f in fields(Episodes)[:4]), kind=episodes[0].kind
-    )
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(e, name) for e in episodes])
+
+    return Episodes(joined("support_x"), joined("support_y"), joined("query_x"), joined("query_y"), episodes[0].kind)
 
 
 class TaskSource(ABC):

@@ -63,7 +63,7 @@ class SyntheticTasks(TaskSource):
 
         def labelled_points() -> tuple[torch.Tensor, torch.Tensor]:
             x = torch.randn(num_tasks, self.points, d, generator=stream)
-            y = (w @ x.mT).squeeze(1).gt(0).to(x.dtype)  # this order: see linear_chain in core.models.linear
+            y = (w @ x.mT).squeeze(1).gt(0).to(x.dtype)  # this order: see linear_layers in core.models.linear
             return x.mul_(self.input_scale).to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
         support = labelled_points()

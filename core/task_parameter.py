@@ -1,13 +1,31 @@
-"""A meta-optimizer's parameter as each task has it: the shared tensor, and the task's own thin change to it."""
+"""A parameter as each task has it: the shared tensor, and the task's own thin change to it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 
+@dataclass
+class Record:
+    """How a parameter was used: what `TaskParameter.adapt` needs to know.
+
+    Attributes:
+        applications: (input, output, transposed) of each product with the matrix.
+        read: the value handed out for element-wise use, if any.
+    """
+
+    applications: list[tuple[Tensor, Tensor, bool]] = field(default_factory=list)
+    read: Tensor | None = None
+
+    def watched(self) -> list[Tensor]:
+        """The tensors whose gradients `TaskParameter.adapt` takes, in its order."""
+        outputs = [output for _, output, _ in self.applications]
+        return outputs if self.read is None else [*outputs, self.read]
+
+
 class TaskParameter:
-    """One tensor of xi for N = S * T tasks (S replicas with T tasks each), adapted without copying it per task.
+    """A parameter of N = S * T tasks (S replicas with T tasks each), adapted without copying it per task.
 
     A task's gradient with respect to a p x q matrix M that was applied to r rows, O = X M, is X^T C with C the
     gradient with respect to O: a product of thin factors (r rows, against p and q). So M stays shared, and
@@ -17,7 +35,7 @@ class TaskParameter:
     which costs N r (p + q) numbers a step in place of N p q. Where the thin form would be the dearer one (many rows,
     small matrices), the change is added up to a p x q tensor per task instead. Both are the same function.
 
-    Every application is recorded, so that one call of autograd gives all the C of a step.
+    Every use is recorded, so that one call of autograd gives all the C of a step.
 
     Args:
         shared: (S, *shape), the value of each replica before adaptation.
@@ -29,8 +47,19 @@ class TaskParameter:
         self.num_tasks = num_tasks
         self._thin: list[tuple[Tensor, Tensor]] = []  # (Y, Z): (N, r, p) and (N, r, q)
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
-        self._uses: list[tuple[Tensor, Tensor, bool]] = []  # (input, output, transposed)
-        self._read: Tensor | None = None  # the value handed out for element-wise use
+        self._record = Record()
+
+    @classmethod
+    def of_tasks(cls, own: Tensor) -> "TaskParameter":
+        """The parameter of N tasks that have nothing in common: `own` (N, *shape)."""
+        parameter = cls(own, 1)
+        parameter._own = own
+        return parameter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the parameter has for one task."""
+        return tuple(self.shared.shape[1:])
 
     def right(self, x: Tensor) -> Tensor:
         """x M for rows x (N, ..., p): (N, ..., q)."""
@@ -42,8 +71,8 @@ class TaskParameter:
 
     def value(self) -> Tensor:
         """The tensor of each task, (N, *shape), recorded for element-wise use."""
-        self._read = self.materialise()
-        return self._read
+        self._record.read = self.materialise()
+        return self._record.read
 
     def materialise(self) -> Tensor:
         """The tensor of each task, (N, *shape)."""
@@ -54,27 +83,24 @@ class TaskParameter:
             own = own - y.mT @ z
         return own
 
-    def watched(self) -> list[Tensor]:
-        """The tensors whose gradients `adapt` needs, in its order."""
-        outputs = [output for _, output, _ in self._uses]
-        return outputs if self._read is None else [*outputs, self._read]
+    def take_record(self) -> Record:
+        """What was done with the parameter since this was last asked."""
+        record, self._record = self._record, Record()
+        return record
 
-    def forget_uses(self) -> None:
-        """Start a new step: what was recorded belongs to the last one."""
-        self._uses, self._read = [], None
-
-    def adapt(self, gradients: Sequence[Tensor], lr: float, *, constant: bool) -> None:
-        """M <- M - lr * (gradient with respect to M), from the gradients with respect to `watched`.
+    def adapt(self, record: Record, gradients: Sequence[Tensor], lr: float, *, constant: bool) -> None:
+        """M <- M - lr * (gradient with respect to M), from the gradients with respect to `record.watched()`.
 
         With `constant`, the step is a constant of the meta-gradient (first order).
         """
         changes: list[tuple[Tensor, Tensor]] = []
-        for (x, _, transposed), c in zip(self._uses, gradients, strict=False):
+        # The gradient of a value that was read comes after those of the applications.
+        for (x, _, transposed), c in zip(record.applications, gradients, strict=False):
             y, z = (c, x) if transposed else (x, c)
             changes.append((y.detach(), z.detach() * lr) if constant else (y, z * lr))
-        if self._read is not None:
+        if record.read is not None:
             step = gradients[-1] * lr
-            self._own = self._read - (step.detach() if constant else step)
+            self._own, self._thin = record.read - (step.detach() if constant else step), []
         if changes:
             self._add(changes)
 
@@ -103,14 +129,5 @@ class TaskParameter:
             for y, z in self._thin:
                 first, second = (z, y) if transposed else (y, z)
                 out = out - (rows @ first.mT) @ second
-        self._uses.append((rows, out, transposed))
+        self._record.applications.append((rows, out, transposed))
         return out.view(*x.shape[:-1], out.shape[-1])
-
-
-def gradients_of_uses(
-    updates: Sequence[Tensor], cotangents: Sequence[Tensor], watched: Sequence[Tensor], *, constant: bool
-) -> tuple[Tensor, ...]:
-    """Gradients of sum <update, cotangent> with respect to `watched`; part of the meta-gradient unless `constant`."""
-    return torch.autograd.grad(
-        updates, watched, cotangents, create_graph=not constant, retain_graph=True, materialize_grads=True
-    )

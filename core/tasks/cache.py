@@ -1,0 +1,85 @@
+"""Arrays that are dear to make and the same every time, kept between processes."""
+
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import write_atomically
+
+Arrays = dict[str, np.ndarray]
+
+_unwritable: set[Path] = set()
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """`cache_dir`, else `$ADAPTLENS_CACHE`, else `$XDG_CACHE_HOME/adaptlens`, else `~/.cache/adaptlens`."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    if own := os.environ.get("ADAPTLENS_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "adaptlens"
+    return Path.home() / ".cache" / "adaptlens"
+
+
+def cached_arrays(
+    name: str,
+    keys: Collection[str],
+    make: Callable[[], Arrays],
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Arrays:
+    """What `make` returns, read from the cache if it was made before.
+
+    Args:
+        name: name of the file; it has to contain a digest of everything that the arrays depend on, because a file of
+            this name is taken for the answer.
+        keys: the names of the arrays that `make` returns.
+        make: makes the arrays. It is called again where the cached file is damaged; where the folder cannot be
+            written, each process calls it for itself, and one warning says so.
+        cache_dir: see `cache_folder`.
+
+    Returns:
+        The arrays by name.
+    """
+    path = cache_folder(cache_dir) / f"{name}.npz"
+    if (found := _read(path, keys)) is not None:
+        return found
+    arrays = make()
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take a key for an option
+
+    try:
+        write_atomically(path, write)
+    except UserError as error:
+        if path.parent not in _unwritable:
+            _unwritable.add(path.parent)
+            warnings.warn(f"{error}; every process will make this data again", stacklevel=2)
+    return arrays
+
+
+def _read(path: Path, keys: Collection[str]) -> Arrays | None:
+    """The arrays in a file, or None if they cannot be had from it, for whatever reason."""
+    try:
+        # Reading an array to its end makes the zip reader check its CRC-32.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in keys}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        SyntaxError,
+        RuntimeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
+        return None

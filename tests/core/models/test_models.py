@@ -1,0 +1,77 @@
+import itertools
+
+import pytest
+import torch
+
+from core import make_model, make_tasks
+from core.errors import UserError
+from core.tasks.base import TaskSource
+
+
+class Images(TaskSource):
+    """The shape of a data set, without its images."""
+
+    name, kind, seed = "images", "classification", 0
+
+    def __init__(self, ways, *example_shape):
+        self.ways = self.num_outputs = ways
+        self.example_shape = example_shape
+
+    def draw(self, split, num_tasks, index):
+        raise AssertionError("a model needs no images")
+
+    def fingerprint(self):
+        return ""
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("depth", "filters", "channels", "parameters"),
+    [(4, 64, 1, 112_586), (2, 64, 1, 38_474), (4, 32, 3, 29_226), (2, 32, 3, 10_602)],
+)
+def test_cnn_has_the_papers_parameter_count(depth, filters, channels, parameters):
+    tasks = Images(10, channels, 28, 28)
+    assert count(make_model("cnn", tasks, depth=depth, filters=filters, seed=0)) == parameters
+
+
+def test_linear_models_have_the_papers_sizes():
+    omniglot, synthetic = Images(5, 1, 28, 28), make_tasks("synthetic")
+    assert count(make_model("lr", synthetic, seed=0)) == 100
+    assert count(make_model("lr", omniglot, seed=0)) == 784 * 5
+    widths = [784, 256, 128, 64, 64, 5]
+    assert count(make_model("linnet", omniglot, seed=0, hidden=(256, 128, 64, 64))) == sum(
+        n * m for n, m in itertools.pairwise(widths)
+    )
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    tasks = make_tasks("synthetic")
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = make_model("lr", tasks, seed=3).fc.weight
+    assert torch.equal(torch.get_rng_state(), state), "the global generator must be left alone"
+    torch.manual_seed(2)
+    assert torch.equal(make_model("lr", tasks, seed=3).fc.weight, first)
+    assert not torch.equal(make_model("lr", tasks, seed=4).fc.weight, first)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lrr", {}, "unknown model 'lrr'; known: cnn, linnet, lr"),
+        ("lr", {"depth": 2}, "model 'lr' has no option depth; it has bias"),
+        ("linnet", {}, "model 'linnet' needs hidden"),
+        ("cnn", {"depth": 5}, "a CNN has 1 to 4 convolutional layers, not 5"),
+    ],
+)
+def test_misspelt_and_impossible_models_are_explained(name, options, message):
+    with pytest.raises(UserError, match=message):
+        make_model(name, Images(5, 1, 28, 28), seed=0, **options)
+
+
+def test_a_cnn_needs_images():
+    with pytest.raises(UserError, match="needs images"):
+        make_model("cnn", make_tasks("synthetic"), seed=0)

@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from core.errors import UserError
+from core.tasks.base import Episodes, concatenate
+from core.tasks.synthetic import SyntheticTasks
+
+
+def episodes(num_tasks=3, **changes):
+    parts = {
+        "support_x": torch.randn(num_tasks, 5, 2),
+        "support_y": torch.arange(5).expand(num_tasks, 5),
+        "query_x": torch.randn(num_tasks, 4, 2),
+        "query_y": torch.zeros(num_tasks, 4, dtype=torch.long),
+    }
+    return Episodes(**{**parts, **changes})
+
+
+def test_slices_and_concatenation_keep_tasks_whole():
+    whole = episodes(5)
+    again = concatenate([whole[:2], whole[2:]])
+    assert again.num_tasks == 5
+    for name in ("support_x", "support_y", "query_x", "query_y"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
+
+
+def test_to_changes_floats_only():
+    moved = episodes().to(dtype=torch.float64)
+    assert moved.support_x.dtype == moved.query_x.dtype == torch.float64
+    assert moved.support_y.dtype == torch.long
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"support_y": torch.zeros(3, 4)}, "support_x and support_y must agree"),
+        ({"query_x": torch.zeros(2, 4, 2), "query_y": torch.zeros(2, 4)}, "support has 3 tasks but query has 2"),
+        ({"support_x": torch.zeros(3, 5)}, "must agree"),
+        ({"kind": "clasification"}, "unknown kind of task 'clasification'; known: binary, classification, regression"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        episodes(**changes)
+
+
+def test_sample_counts_batches_and_names_its_splits():
+    tasks = SyntheticTasks(points=3, dimension=2)
+    first, second = tasks.sample("train", 2), tasks.sample("train", 2)
+    assert not torch.equal(first.support_x, second.support_x)
+    assert torch.equal(second.support_x, tasks.sample("train", 2, index=1).support_x)
+    with pytest.raises(UserError, match="unknown split 'tset'; known: test, train, validation"):
+        tasks.sample("tset", 2)
+    with pytest.raises(UserError, match="num_tasks must be at least 1, got 0"):
+        tasks.sample("test", 0)

@@ -1,0 +1,66 @@
+import json
+from dataclasses import asdict
+
+import pytest
+
+from core import TrainConfig
+from core.errors import UserError
+
+
+def test_the_id_is_what_it_was(tiny_config):
+    # Golden: were ids to change, saved runs would be trained again. New fields with defaults must not change them.
+    assert tiny_config().id == "synthetic-lr-klin-s0-b2da16b106"
+
+
+def test_the_id_sees_every_choice(tiny_config):
+    changes = [
+        {}, {"steps": 3}, {"seed": 1}, {"adapt_lr": 0.5}, {"first_order": True}, {"lr_scope": "xi"}, {"points": 9},
+        {"same_points": False}, {"adapt_xi": False}, {"method": "kfc", "rule_depth": 2}, {"eval_tasks": 4},
+    ]  # fmt: skip
+    assert len({tiny_config(**change).id for change in changes}) == len(changes)
+
+
+def test_zero_is_not_absent(tiny_config):
+    assert tiny_config(iterations=0).iterations == 0
+    assert '"bias":false' in tiny_config(bias=False).canonical_json()
+    assert tiny_config(bias=False).model_options() == {"bias": False}
+
+
+def test_equal_numbers_are_one_run(tiny_config):
+    assert tiny_config(adapt_lr=1).id == tiny_config(adapt_lr=1.0).id
+
+
+def test_json_round_trip(tiny_config):
+    config = tiny_config(model="linnet", method="maml", hidden=(4, 3))
+    again = TrainConfig.from_dict(json.loads(json.dumps(asdict(config))))
+    assert again == config
+    assert again.id == config.id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "omniglut"}, r"unknown dataset 'omniglut'; known: .*omniglot"),
+        ({"method": "mamal"}, "unknown method 'mamal'; known: .*maml"),
+        ({"model": "CNN"}, "unknown model 'CNN'; known: cnn, linnet, lr"),
+        ({"meta_optimizer": "rmsprop"}, "known: adam, sgd"),
+        ({"lr_scope": "theta"}, "known: both, xi"),
+        ({"steps": -1}, "steps must be a whole number, at least 0, got -1"),
+        ({"iterations": 2.5}, "iterations must be a whole number"),
+        ({"adapt_lr": float("nan")}, "adapt_lr must be a finite number"),
+        ({"meta_lr": -0.1}, "meta_lr must be a finite number, at least 0"),
+        ({"tasks_per_iteration": 0}, "at least 1"),
+    ],
+)
+def test_mistakes_are_explained(tiny_config, changes, message):
+    with pytest.raises(UserError, match=message):
+        tiny_config(**changes)
+
+
+def test_unknown_and_missing_settings_are_named(tiny_config):
+    values = asdict(tiny_config())
+    with pytest.raises(UserError, match=r"unknown setting 'step'; known: .*steps"):
+        TrainConfig.from_dict({**values, "step": 1})
+    del values["adapt_lr"]
+    with pytest.raises(UserError, match="the configuration lacks adapt_lr"):
+        TrainConfig.from_dict(values)

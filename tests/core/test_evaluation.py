@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from core import Episodes, adapt, evaluate, make_model, make_optimizer, make_tasks
+from core.errors import UserError
+from core.losses import task_accuracies, task_losses
+
+
+@pytest.fixture
+def setting():
+    tasks = make_tasks("synthetic", points=20, same_points=False)
+    model = make_model("lr", tasks, seed=0)
+    rule = make_optimizer("klin")
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    return model, rule, theta, rule.init(theta), tasks.sample("test", 5, 0)
+
+
+def test_the_table_is_adapt_and_a_forward_pass(setting):
+    model, rule, theta, xi, episodes = setting
+    table = evaluate(model, rule, theta, xi, episodes, steps=3, lr=2.0)
+    assert list(table.columns) == ["task", "step", "split", "loss", "accuracy"]
+    assert len(table) == 5 * 4 * 2
+    for steps in range(4):
+        out = adapt(model, rule, theta, xi, episodes, steps=steps, lr=2.0)
+        for split, x, y in (
+            ("support", episodes.support_x, episodes.support_y),
+            ("query", episodes.query_x, episodes.query_y),
+        ):
+            logits = torch.einsum("tnd,tod->tno", x, out.params["fc.weight"])
+            rows = table[(table["step"] == steps) & (table["split"] == split)].sort_values("task")
+            expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[..., 0], y, reduction="none").mean(1)
+            torch.testing.assert_close(torch.tensor(rows["loss"].to_numpy()).float(), expected)
+            right = ((logits[..., 0] > 0) == (y > 0.5)).float().mean(1)
+            torch.testing.assert_close(torch.tensor(rows["accuracy"].to_numpy()).float(), right)
+
+
+def test_chunks_change_nothing(setting):
+    whole = evaluate(*setting, steps=2, lr=2.0)
+    parts = evaluate(*setting, steps=2, lr=2.0, tasks_per_chunk=2)
+    torch.testing.assert_close(torch.tensor(whole["loss"].to_numpy()), torch.tensor(parts["loss"].to_numpy()))
+    with pytest.raises(UserError, match="tasks_per_chunk must be at least 1, got 0"):
+        evaluate(*setting, steps=2, lr=2.0, tasks_per_chunk=0)
+
+
+def test_the_callers_tensors_are_left_alone(setting):
+    model, rule, theta, xi, episodes = setting
+    before = {name: tensor.clone() for name, tensor in {**theta, **xi}.items()}
+    evaluate(model, rule, theta, xi, episodes, steps=2, lr=2.0)
+    for name, tensor in {**theta, **xi}.items():
+        assert torch.equal(tensor, before[name])
+        assert not tensor.requires_grad
+        assert tensor.grad is None
+    assert not model.fc.weight.requires_grad or model.fc.weight.grad is None
+
+
+def test_divergence_is_no_accuracy(setting):
+    model, rule, theta, xi, episodes = setting
+    table = evaluate(model, rule, {"fc.weight": theta["fc.weight"] * torch.inf}, xi, episodes, steps=1, lr=1.0)
+    assert table["accuracy"].isna().all()
+    assert not any(map(math.isfinite, table["loss"]))
+
+
+def test_losses_and_accuracies_by_hand():
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])
+    y = torch.tensor([[0, 0]])
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert task_losses(logits, y, "classification").item() == pytest.approx(expected)
+    assert task_accuracies(logits, y, "classification").item() == 0.5
+    binary = torch.tensor([[[2.0], [-1.0]]])
+    target = torch.tensor([[1.0, 1.0]])
+    assert task_losses(binary, target, "binary").item() == pytest.approx(expected)
+    assert task_accuracies(binary, target, "binary").item() == 0.5
+    assert task_losses(binary, torch.zeros(1, 2, 1), "regression").item() == pytest.approx(2.5)
+    assert task_accuracies(binary, torch.zeros(1, 2, 1), "regression").isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "y", "message"),
+    [
+        (2, "binary", torch.zeros(3, 4), "a binary task needs a model with 1 output"),
+        (2, "regression", torch.zeros(3, 4, 1), r"predictions \(4, 2\) do not fit the targets \(4, 1\)"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_explained(outputs, kind, y, message):
+    model = nn.Linear(6, outputs)
+    x = torch.randn(3, 4, 6)
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    with pytest.raises(UserError, match=message):
+        evaluate(model, make_optimizer("sgd"), theta, {}, Episodes(x, y, x, y, kind), steps=1, lr=0.1)

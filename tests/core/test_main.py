@@ -1,0 +1,78 @@
+"""The command line, as a person uses it."""
+
+import json
+
+import pytest
+
+from core.__main__ import main
+
+TRAIN = [
+    "train", "--dataset", "synthetic", "--model", "lr", "--method", "klin", "--steps", "1", "--adapt-lr", "1.0",
+    "--first-order", "false", "--meta-optimizer", "adam", "--meta-lr", "0.01", "--iterations", "3",
+    "--tasks-per-iteration", "2", "--points", "8", "--eval-tasks", "2", "--device", "cpu", "--quiet",
+]  # fmt: skip
+
+
+def test_train_list_show_resume(tmp_path, capsys):
+    assert main([*TRAIN, "--seeds", "0", "1", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(": ok, test accuracy 0.") == 2
+    assert main(["list", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count(" ok ") == 2
+    folder = next((tmp_path / "runs").iterdir())
+    assert main(["show", str(folder)]) == 0
+    assert '"method": "klin"' in capsys.readouterr().out
+    assert main(["resume", str(folder), "--device", "cpu", "--quiet"]) == 0
+    assert "is finished already" in capsys.readouterr().out
+
+
+def test_an_experiment_states_its_reductions(tmp_path, capsys):
+    code = main([
+        "experiment", "synthetic_linear", "--iterations", "2", "--num-seeds", "1", "--device", "cpu", "--quiet",
+        "--results", str(tmp_path),
+    ])  # fmt: skip
+    assert code == 0
+    out = capsys.readouterr().out
+    assert "reduced: synthetic_linear: 2 iterations in place of 30,000" in out
+    assert out.count(": ok, test accuracy") == 4
+
+
+def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
+    wild = [
+        "--model", "linnet", "--hidden", "64", "64", "64", "--method", "maml", "--adapt-lr", "1.9", "--meta-lr", "1.9",
+        "--meta-optimizer", "sgd", "--input-scale", "1.0", "--iterations", "100",
+    ]  # fmt: skip
+    assert main([*TRAIN, *wild, "--results", str(tmp_path)]) == 1
+    assert "diverged at iteration" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TRAIN, "--dataset", "omniglut"], "unknown dataset 'omniglut'; known: glyphs, "),
+        ([*TRAIN, "--method", "mamal"], "unknown method 'mamal'"),
+        ([*TRAIN, "--steps", "-1"], "steps must be a whole number"),
+        ([*TRAIN, "--ways", "5"], "data set 'synthetic' has no option ways"),
+        (["experiment", "lineer"], "unknown experiment 'lineer'; known: glyphs_linear, "),
+        (["experiment", "synthetic_linear", "--preset", "full"], "unknown preset 'full'; known: paper, quick"),
+        (["show", "nowhere"], "nowhere is no run"),
+        (["resume", "nowhere"], "nowhere is no run"),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.safetensors")), "nothing may be trained"
+
+
+def test_a_renamed_run_is_not_resumed_elsewhere(tmp_path, capsys):
+    main([*TRAIN, "--results", str(tmp_path)])
+    folder = next((tmp_path / "runs").iterdir())
+    renamed = folder.rename(folder.with_name("mine"))
+    assert main(["resume", str(renamed)]) == 2
+    assert "cannot be resumed" in capsys.readouterr().err
+    assert json.loads((renamed / "run.json").read_text())["status"] == "ok"

@@ -1,0 +1,93 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core import list_runs, load_run, meta_train
+from core.errors import UserError
+from core.runs import CURVE_COLUMNS, read_config
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path):
+    return meta_train(tiny_config(), results=tmp_path, progress=False, device="cpu")
+
+
+def test_a_loaded_run_is_the_saved_one(run):
+    again = load_run(run.path)
+    assert again.config == run.config
+    assert again.id == run.id
+    assert again.info == run.info
+    for name in run.theta:
+        assert torch.equal(again.theta[name], run.theta[name])
+    for name in run.xi:
+        assert torch.equal(again.xi[name], run.xi[name])
+    pd.testing.assert_frame_equal(again.curve, run.curve)
+    assert {name: str(dtype) for name, dtype in again.curve.dtypes.items()} == CURVE_COLUMNS
+
+
+def test_a_loaded_run_adapts_as_the_saved_one(run):
+    episodes = run.tasks(seed=7).sample("test", 4)
+    pd.testing.assert_frame_equal(load_run(run.path).evaluate(episodes), run.evaluate(episodes))
+    assert len(run.evaluate(episodes, steps=5)) == 4 * 6 * 2
+
+
+def test_the_folder_holds_no_pickle(run):
+    names = {path.name for path in run.path.iterdir()}
+    assert names == {"config.json", "run.json", "curve.parquet", "weights.safetensors"}
+    assert all(json.loads((run.path / name).read_text())["format"] == 1 for name in ("config.json", "run.json"))
+
+
+def test_runs_are_listed_whatever_their_state(run, tmp_path):
+    broken = tmp_path / "runs" / "broken"
+    broken.mkdir()
+    unfinished = tmp_path / "runs" / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_text((run.path / "config.json").read_text())
+    table = list_runs(tmp_path).set_index("id")
+    assert table.loc[run.id, "status"] == "ok"
+    assert table.loc[run.id, "method"] == "klin"
+    assert table.loc["unfinished", "status"] == "unfinished"
+    assert table.loc["broken", "status"].startswith("unreadable: ")
+    assert len(list_runs(tmp_path / "nowhere")) == 0
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def other_version(path):
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps({**text, "format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("config.json", lambda p: p.unlink(), "is no run: it has no config.json"),
+        ("config.json", cut, "config.json is not valid JSON"),
+        ("config.json", other_version, "config.json has format 99; this version of adaptlens reads format 1"),
+        ("run.json", other_version, "run.json has format 99"),
+        ("run.json", lambda p: p.unlink(), "is not finished; continue it with"),
+        ("weights.safetensors", lambda p: p.unlink(), "weights.safetensors does not exist"),
+        ("weights.safetensors", cut, "weights.safetensors is damaged"),
+        ("weights.safetensors", lambda p: save_file({"a": torch.ones(1)}, p), "damaged, or no file of adaptlens"),
+        ("curve.parquet", cut, "curve.parquet is missing or damaged"),
+        ("curve.parquet", lambda p: p.unlink(), "curve.parquet is missing or damaged"),
+    ],
+)
+def test_damage_is_told_in_one_sentence(run, file, damage, message):
+    damage(run.path / file)
+    with pytest.raises(UserError, match=message) as caught:
+        load_run(run.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_setting_of_another_version_is_named(run):
+    text = json.loads((run.path / "config.json").read_text())
+    text["config"]["warp"] = 9
+    (run.path / "config.json").write_text(json.dumps(text))
+    with pytest.raises(UserError, match="unknown setting 'warp'"):
+        read_config(run.path)

@@ -1,0 +1,59 @@
+"""The thin form of a task's parameter is the dense one."""
+
+import pytest
+import torch
+
+from core.task_parameter import TaskParameter
+
+REPLICAS, TASKS = 2, 3
+P, Q = 9, 8
+
+
+def dense_step(matrix, x, c, lr, transposed):
+    """One gradient step of sum(c * (x M)) or sum(c * (x M^T)) for each task, in plain autograd."""
+    matrix = matrix.detach().requires_grad_()
+    out = x @ (matrix.mT if transposed else matrix)
+    (grad,) = torch.autograd.grad((out * c).sum(), matrix)
+    return (matrix - lr * grad).detach()
+
+
+@pytest.mark.parametrize("rows", [1, 20], ids=["thin", "dense"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_steps_are_those_of_autograd(rows, transposed):
+    torch.manual_seed(0)
+    shared = torch.randn(REPLICAS, P, Q, dtype=torch.float64, requires_grad=True)
+    parameter = TaskParameter(shared, TASKS)
+    dense = shared.detach().repeat_interleave(TASKS, 0)
+    inner, outer = (Q, P) if transposed else (P, Q)
+    for _ in range(3):
+        x = torch.randn(REPLICAS * TASKS, rows, inner, dtype=torch.float64)
+        c = torch.randn(REPLICAS * TASKS, rows, outer, dtype=torch.float64)
+        apply = parameter.right_t if transposed else parameter.right
+        out = apply(x)
+        torch.testing.assert_close(out, x @ (dense.mT if transposed else dense))
+        record = parameter.take_record()
+        grads = torch.autograd.grad((out * c).sum(), record.watched(), retain_graph=True)
+        parameter.adapt(record, grads, 0.1, constant=True)
+        dense = dense_step(dense, x, c, 0.1, transposed)
+        torch.testing.assert_close(parameter.materialise(), dense)
+    assert (parameter._own is None) == (rows == 1), "few rows must stay thin, many must not"
+
+
+def test_one_matrix_used_twice_gets_both_gradients():
+    torch.manual_seed(0)
+    shared = torch.randn(1, 6, 2, dtype=torch.float64, requires_grad=True)
+    parameter = TaskParameter(shared, TASKS)
+    x = torch.randn(TASKS, 1, 6, dtype=torch.float64)
+    out = parameter.right_t(parameter.right(x))  # x M M^T
+    record = parameter.take_record()
+    parameter.adapt(record, torch.autograd.grad(out.square().sum(), record.watched()), 0.1, constant=True)
+    leaf = shared.detach().repeat_interleave(TASKS, 0).requires_grad_()
+    (grad,) = torch.autograd.grad((x @ leaf @ leaf.mT).square().sum(), leaf)
+    torch.testing.assert_close(parameter.materialise(), leaf - 0.1 * grad)
+
+
+def test_a_record_is_taken_once():
+    parameter = TaskParameter(torch.eye(3).unsqueeze(0), 1)
+    parameter.right(torch.ones(1, 2, 3))
+    assert len(parameter.take_record().watched()) == 1
+    assert parameter.take_record().watched() == []

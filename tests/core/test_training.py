@@ -1,0 +1,193 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from core import load_run, meta_train, meta_train_many
+from core.errors import UserError
+from core.training import Interrupted
+from tests import naive
+
+QUIET = {"progress": False, "device": "cpu"}
+
+
+def assert_same_run(one, other):
+    assert one.status == other.status
+    for name in one.theta.keys() | other.theta.keys():
+        assert torch.equal(one.theta[name], other.theta[name]), name
+    for name in one.xi.keys() | other.xi.keys():
+        assert torch.equal(one.xi[name], other.xi[name]), name
+    pd.testing.assert_frame_equal(one.curve, other.curve)
+
+
+def test_training_is_the_naive_outer_loop(tiny_config):
+    config = tiny_config(iterations=4, meta_optimizer="sgd", meta_lr=0.5)
+    run = meta_train(config, results=None, **QUIET)
+    tasks = run.tasks()
+    start = meta_train(tiny_config(iterations=0), results=None, **QUIET)
+    theta = {name: tensor.clone() for name, tensor in start.theta.items()}
+    xi = {name: tensor.clone() for name, tensor in start.xi.items()}
+    sgd = torch.optim.SGD([*theta.values(), *xi.values()], lr=config.meta_lr)
+    for iteration in range(4):
+        episodes = tasks.sample("train", config.tasks_per_iteration, iteration)
+        _, (g_theta, g_xi) = naive.meta_gradient(
+            run.model, naive.NaiveRule("klin"), theta, xi, episodes, steps=2, lr=1.0, first_order=False
+        )
+        for tensors, grads in ((theta, g_theta), (xi, g_xi)):
+            for name, tensor in tensors.items():
+                tensor.grad = grads[name]
+        sgd.step()
+    moved = {**theta, **xi}
+    begun = {**start.theta, **start.xi}
+    for name, tensor in {**run.theta, **run.xi}.items():
+        # Compared as changes, so that the tolerance measures them.
+        torch.testing.assert_close(tensor - begun[name], moved[name] - begun[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["maml", "meta_sgd", "meta_curvature", "klin", "kfc", "cholesky", "linear"])
+def test_training_lowers_the_loss(tiny_config, method):
+    options = {"kfc": {"rule_depth": 2}, "cholesky": {"rule_rank": 4}}.get(method, {})
+    config = tiny_config(method=method, points=50, iterations=60, eval_every=0, eval_tasks=20, **options)
+    curve = meta_train(config, results=None, **QUIET).curve
+    test = curve[curve["split"] == "test"].sort_values("iteration")
+    assert test["loss"].iloc[-1] < test["loss"].iloc[0]
+
+
+def test_seeds_trained_together_are_each_seed_alone(tiny_config):
+    configs = [tiny_config(seed=seed, method=method) for method in ("klin", "meta_sgd") for seed in (0, 1, 2)]
+    for together, config in zip(meta_train_many(configs, results=None, **QUIET), configs, strict=True):
+        alone = meta_train(config, results=None, **QUIET)
+        assert together.config == config
+        for name, tensor in {**together.theta, **together.xi}.items():
+            torch.testing.assert_close(tensor, {**alone.theta, **alone.xi}[name])
+
+
+def test_methods_of_a_seed_start_alike(tiny_config):
+    one, other = meta_train_many(
+        [tiny_config(method=method, iterations=0) for method in ("klin", "maml")], results=None, **QUIET
+    )
+    assert all(torch.equal(one.theta[name], other.theta[name]) for name in one.theta)
+
+
+def test_chunks_change_nothing_but_rounding(tiny_config):
+    whole = meta_train(tiny_config(), results=None, **QUIET)
+    parts = meta_train(tiny_config(), results=None, tasks_per_chunk=1, **QUIET)
+    for name, tensor in whole.xi.items():
+        torch.testing.assert_close(parts.xi[name], tensor)
+
+
+def test_the_curve_has_its_points(tiny_config):
+    curve = meta_train(tiny_config(iterations=5), results=None, **QUIET).curve
+    assert sorted(curve["iteration"].unique()) == [0, 2, 4, 5]
+    assert set(curve["split"]) == {"train", "validation", "test"}
+    assert (curve["num_tasks"] == 3).all()
+    assert len(curve) == 12
+
+
+def test_a_finished_run_is_loaded_not_repeated(tiny_config, tmp_path):
+    first = meta_train(tiny_config(), results=tmp_path, **QUIET)
+    written = (first.path / "weights.safetensors").stat().st_mtime_ns
+    second = meta_train(tiny_config(), results=tmp_path, **QUIET)
+    assert_same_run(first, second)
+    assert (first.path / "weights.safetensors").stat().st_mtime_ns == written
+    assert not (first.path / "state.safetensors").exists()
+
+
+def interrupt_after(monkeypatch, count):
+    """Send SIGINT to this process in the middle of the `count`-th step."""
+    from core.training import Group
+
+    step = Group.step
+    calls = 0
+
+    def counted(self, episodes):
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(self, episodes)
+
+    monkeypatch.setattr(Group, "step", counted)
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypatch):
+    configs = [tiny_config(seed=seed) for seed in (0, 1)]
+    whole = meta_train_many(configs, results=None, **QUIET)
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted, match="stopped after 3 of 6 iterations; the state is saved"):
+        meta_train_many(configs, results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="is not finished; continue it with: python -m core resume"):
+        load_run(tmp_path / "runs" / configs[0].id)
+    for resumed, expected in zip(meta_train_many(configs, results=tmp_path, **QUIET), whole, strict=True):
+        assert_same_run(resumed, expected)
+        assert_same_run(load_run(resumed.path), expected)
+
+
+def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
+    config = tiny_config(iterations=400, eval_every=0)
+    code = (
+        "import core.training as t; t.CHECKPOINT_SECONDS = 0.0\n"
+        "from core import TrainConfig\n"
+        f"config = TrainConfig.from_dict({config.__dict__!r})\n"
+        f"t.meta_train(config, results={str(tmp_path)!r}, progress=False, device='cpu')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    state = tmp_path / "runs" / config.id / "state.safetensors"
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    resumed = meta_train(config, results=tmp_path, **QUIET)
+    assert_same_run(resumed, meta_train(config, results=None, **QUIET))
+
+
+def test_divergence_is_reported_and_the_other_seeds_go_on(tiny_config, tmp_path, monkeypatch):
+    from core.training import Group
+
+    step = Group.step
+
+    def poisoned(self, episodes):
+        if self.iteration == 2 and len(self.configs) == 3:
+            self.theta["fc.weight"][1] = torch.inf
+        step(self, episodes)
+
+    configs = [tiny_config(seed=seed) for seed in (0, 1, 2)]
+    clean = meta_train_many(configs, results=None, **QUIET)
+    monkeypatch.setattr(Group, "step", poisoned)
+    runs = meta_train_many(configs, results=tmp_path, **QUIET)
+    assert [run.status for run in runs] == ["ok", "diverged at iteration 2", "ok"]
+    assert runs[1].diverged
+    assert load_run(runs[1].path).status == "diverged at iteration 2"
+    for i in (0, 2):
+        for name, tensor in runs[i].xi.items():
+            torch.testing.assert_close(tensor, clean[i].xi[name])
+
+
+def test_linnet_on_unit_inputs_diverges_and_does_not_look_like_chance(tiny_config):
+    config = tiny_config(
+        method="maml", model="linnet", hidden=(64, 64, 64), steps=1, adapt_lr=1.9, meta_lr=1.9, meta_optimizer="sgd",
+        points=20, input_scale=1.0, iterations=100,
+    )  # fmt: skip
+    run = meta_train(config, results=None, **QUIET)
+    assert run.status.startswith("diverged at iteration")
+
+
+def test_tensorboard_files_are_written_on_request(tiny_config, tmp_path):
+    run = meta_train(tiny_config(), results=tmp_path, tensorboard=True, **QUIET)
+    assert list((run.path / "tensorboard").glob("events.*"))
+    with pytest.raises(UserError, match="needs results"):
+        meta_train(tiny_config(), results=None, tensorboard=True, **QUIET)
+
+
+def test_options_that_do_not_fit_are_refused_before_training(tiny_config, tmp_path):
+    with pytest.raises(UserError, match="data set 'synthetic' has no option ways"):
+        meta_train(tiny_config(ways=5), results=tmp_path, **QUIET)
+    with pytest.raises(UserError, match="meta-optimizer 'klin' has no option depth"):
+        meta_train(tiny_config(rule_depth=2), results=tmp_path, **QUIET)

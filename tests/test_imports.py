@@ -1,0 +1,44 @@
+"""Imports point only to the left: core, analysis, figures."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {"core": {"core"}, "analysis": {"core", "analysis"}, "figures": {"analysis", "figures"}}
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(out.split())
+
+
+@pytest.mark.parametrize("statement", ["import core", "import analysis", "import core, analysis.__main__"])
+def test_the_engine_and_the_studies_load_no_matplotlib(statement):
+    assert not {"matplotlib", "seaborn", "figures"} & loaded_by(statement)
+
+
+@pytest.mark.parametrize(
+    "statement", ["import figures", "import figures.__main__, analysis.store, analysis.statistics"]
+)
+def test_figures_load_no_torch(statement):
+    assert not {"torch", "core"} & loaded_by(statement)
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_packages_import_only_what_is_left_of_them(package):
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path} imports relatively"
+                names = [node.module]
+            for name in names:
+                top = name.split(".")[0]
+                assert top not in ALLOWED or top in ALLOWED[package], f"{path} imports {name}"
