@@ -22,7 +22,7 @@ from torch.func import functional_call, vmap
 
 from core.errors import UserError, unknown_name
 from core.losses import task_accuracies, task_losses
-from core.optimizers.base import MetaOptimizer
+from core.optimizers.base import MetaOptimizer, check_tensors
 from core.task_parameter import Record, TaskParameter
 from core.tasks.base import Episodes, Kind
 
@@ -129,7 +129,7 @@ def inner_loop(
         theta = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
     bound = {name: TaskParameter(tensor, num_tasks) for name, tensor in theta.items()}
-    state = State(0, bound, rule.bind(xi, num_tasks, names))
+    state = State(0, bound, rule.bind(xi, num_tasks, theta))
 
     def forward(x: Tensor) -> Tensor:
         outputs = batched_forward(model, state.theta, x, names)
@@ -303,6 +303,7 @@ def one_replica(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def checked_loop(
+    model: nn.Module,
     rule: MetaOptimizer,
     theta: Tensors,
     xi: Tensors,
@@ -313,6 +314,7 @@ def checked_loop(
     adapted: tuple[str, ...] | list[str] | None,
 ) -> InnerLoop:
     """The loop that these arguments describe, once they are seen to fit together."""
+    check_tensors("theta", theta, {name: p.shape for name, p in model.named_parameters()}, "this model")
     rule.check(theta, xi)
     if adapted is not None and (unknown := sorted(set(adapted) - theta.keys())):
         raise unknown_name("parameter", unknown[0], theta)
@@ -355,7 +357,7 @@ def meta_gradient(
     Raises:
         UserError: for names or shapes that do not fit together.
     """
-    loop = checked_loop(rule, theta, xi, steps, lr, first_order, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, steps, lr, first_order, lr_scope, adapted)
     loss, _, g_theta, g_xi = replica_meta_gradient(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )
@@ -398,7 +400,7 @@ def adapt(
     adapted: tuple[str, ...] | list[str] | None = None,
 ) -> Adapted:
     """Adapt to each task from its support set; arguments and errors as in `meta_gradient`."""
-    loop = checked_loop(rule, theta, xi, steps, lr, True, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, steps, lr, True, lr_scope, adapted)
     x, y = episodes.support_x, episodes.support_y
     losses = []
     walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)

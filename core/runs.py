@@ -29,7 +29,7 @@ from core.files import read_json, write_atomically, write_json
 from core.models import make_model
 from core.optimizers import MetaOptimizer, make_optimizer
 from core.tasks import TaskSource, make_tasks
-from core.tasks.base import Episodes
+from core.tasks.base import Episodes, TaskShape
 
 FORMAT = 1
 CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
@@ -77,7 +77,9 @@ class Run:
     @cached_property
     def model(self) -> nn.Module:
         """The module for one task, with `theta` loaded."""
-        model = make_model(self.config.model, self.tasks(), seed=self.config.seed, **self.config.model_options())
+        # The shape is stored with the run, so that a model loads where its data set is not at hand.
+        shape = TaskShape(tuple(self.info["example_shape"]), self.info["num_outputs"])
+        model = make_model(self.config.model, shape, seed=self.config.seed, **self.config.model_options())
         model.load_state_dict(self.theta)
         return model.to(next(iter(self.theta.values())).device)
 
@@ -208,8 +210,12 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
         if kind not in parts:
             raise UserError(f"{folder / 'weights.safetensors'} has an unexpected tensor {name!r}")
         parts[kind][rest] = tensor
-    status = str(info.pop("status", "ok"))
-    del info["format"]
+    try:
+        status = str(info.pop("status"))
+        del info["format"]
+        TaskShape(tuple(info["example_shape"]), int(info["num_outputs"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
     return Run(config, parts["theta"], parts["xi"], curve, status, info, folder)
 
 

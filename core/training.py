@@ -184,6 +184,8 @@ class Group:
             "wall_seconds": round(self.seconds, 3),
             "trained_together": len(self.configs),
             "iterations_done": self.iteration,
+            "example_shape": list(self.sources[i].example_shape),
+            "num_outputs": self.sources[i].num_outputs,
             "dataset_fingerprint": self.sources[i].fingerprint(),
         }
         run = Run(

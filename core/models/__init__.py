@@ -10,14 +10,14 @@ from core.errors import UserError, unknown_name
 from core.models.conv import CNN
 from core.models.linear import LR, LinNet
 from core.seeds import derive_seed
-from core.tasks.base import TaskSource
+from core.tasks.base import TaskShape, TaskSource
 
 MODELS = ("lr", "linnet", "cnn")
 
 
 def make_model(
     name: str,
-    tasks: TaskSource,
+    tasks: TaskSource | TaskShape,
     *,
     seed: int,
     depth: int | None = None,

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from core.errors import UserError
@@ -10,6 +11,19 @@ from core.task_parameter import TaskParameter
 
 Tensors = Mapping[str, Tensor]
 Parts = Mapping[str, TaskParameter]
+
+
+def check_tensors(what: str, tensors: Tensors, expected: Mapping[str, torch.Size], owner: str) -> None:
+    """Raise UserError unless `tensors` have exactly the `expected` names and shapes, those of `owner`."""
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise UserError(f"{what} lacks {', '.join(missing)}, which {owner} needs")
+    if extra := sorted(tensors.keys() - expected.keys()):
+        raise UserError(f"{what} has {', '.join(extra)}, which {owner} does not know")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"{what}[{name!r}] has shape {tuple(tensors[name].shape)}, but {owner} needs {tuple(shape)}"
+            )
 
 
 class MetaOptimizer(ABC):
@@ -49,22 +63,16 @@ class MetaOptimizer(ABC):
             for name, parameter in theta.items()
             for part, tensor in self.initial_parts(parameter.detach().to("meta")).items()
         }
-        if missing := sorted(expected.keys() - xi.keys()):
-            raise UserError(f"xi lacks {', '.join(missing)}, which rule {self.name!r} needs for this model")
-        if extra := sorted(xi.keys() - expected.keys()):
-            raise UserError(f"xi has {', '.join(extra)}, which rule {self.name!r} does not know for this model")
-        for name, shape in expected.items():
-            if xi[name].shape != shape:
-                raise UserError(f"xi[{name!r}] has shape {tuple(xi[name].shape)}, but {tuple(shape)} is needed")
+        check_tensors("xi", xi, expected, f"rule {self.name!r} on this model")
 
     @property
     def is_gradient_descent(self) -> bool:
         """Whether U(g) = g, so that the inner loop may step without forming g."""
         return False
 
-    def bind(self, xi: Tensors, num_tasks: int, adapted: Iterable[str]) -> dict[str, dict[str, TaskParameter]]:
-        """xi (S, *shape) as S * `num_tasks` tasks have it, by parameter name and part, for the names `adapted`."""
-        bound: dict[str, dict[str, TaskParameter]] = {name: {} for name in adapted}
+    def bind(self, xi: Tensors, num_tasks: int, names: Iterable[str]) -> dict[str, dict[str, TaskParameter]]:
+        """xi (S, *shape) as S * `num_tasks` tasks have it, by parameter name and part, for the parameters `names`."""
+        bound: dict[str, dict[str, TaskParameter]] = {name: {} for name in names}
         for key, tensor in xi.items():
             name, part = key.rsplit(".", 1)
             if name in bound:

@@ -86,7 +86,7 @@ class KFC(MetaOptimizer):
         hidden = as_matrices(grad)
         if self.unit_norm and self.bias:
             # The smallest norm allowed keeps a zero gradient at a zero update, with finite derivatives.
-            norm = grad.flatten(1).norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny).view(-1, 1, 1, 1)
+            norm = grad.reshape(len(grad), -1).norm(dim=1).clamp_min(torch.finfo(grad.dtype).tiny).view(-1, 1, 1, 1)
             hidden = hidden / norm
         for i in range(self.depth):
             if i > 0:

@@ -76,6 +76,19 @@ def concatenate(episodes: Sequence[Episodes]) -> Episodes:
     return Episodes(joined("support_x"), joined("support_y"), joined("query_x"), joined("query_y"), episodes[0].kind)
 
 
+@dataclass(frozen=True)
+class TaskShape:
+    """What a model has to know of its tasks; a `TaskSource` has it, too.
+
+    Attributes:
+        example_shape: shape of one example, such as (1, 28, 28).
+        num_outputs: what a model has to output: `ways`, or 1 logit for binary tasks.
+    """
+
+    example_shape: tuple[int, ...]
+    num_outputs: int
+
+
 class TaskSource(ABC):
     """Where episodes come from. A source is deterministic: (seed, split, index) names a batch for ever.
 

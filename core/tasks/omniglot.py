@@ -313,8 +313,9 @@ def _read_archive(path: Path, content: bytes, drawings: Drawings) -> None:
                 raise UserError(f"{path} has {len(entries)} entries, more than any Omniglot archive")
             for entry in entries:
                 parts = entry.filename.split("/")
-                if entry.is_dir() or len(parts) < 3 or "__MACOSX" in parts:
+                if entry.is_dir() or len(parts) < 3:
                     continue
+                # Names with a leading dot are what a Mac adds to archives.
                 if not parts[-1].lower().endswith(".png") or parts[-1].startswith("."):
                     continue
                 if entry.file_size > _MAX_PNG_BYTES:
