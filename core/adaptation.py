@@ -14,7 +14,7 @@ out replica by replica: N = S * T.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +71,21 @@ class State:
     xi: Bound
 
 
+@runtime_checkable
+class KnowsTasks(Protocol):
+    """A module with a way of its own to treat many tasks at once."""
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """Outputs (N, n, ...) of N tasks, with the parameters of each, on x (N, n, *example)."""
+
+
 def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Tensor, adapted: Sequence[str]) -> Tensor:
     """Outputs (N, n, ...) of each task's model on its examples x (N, n, *example).
 
     A module that knows a faster way for many tasks at once says it as `forward_tasks(theta, x)`; any other is mapped
     over the tasks. Parameters that are not `adapted` are then not copied for each task.
     """
-    if hasattr(model, "forward_tasks"):
+    if isinstance(model, KnowsTasks):
         return model.forward_tasks(theta, x)
     shared = {
         name: parameter.shared[0]

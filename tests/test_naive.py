@@ -10,6 +10,16 @@ from core.tasks.base import Episodes
 from tests import naive
 from tests.naive import RULES, NaiveRule
 
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Problems this small gain nothing from a second thread, and lose much where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Scalar(nn.Module):
     """The model w x of one number w."""
 
@@ -90,7 +100,11 @@ def test_factors_and_dense_products_agree(problem: str, rule: NaiveRule):
 def test_relative_errors_see_a_slip_and_a_nan():
     truth = {"a": torch.tensor([3.0, 4.0]), "zero": torch.zeros(2)}
     assert naive.relative_errors({"a": torch.tensor([3.0, 4.5]), "zero": torch.zeros(2)}, truth)["a"] == 0.1
-    for slip in ({"a": torch.tensor([3.0, 4.5])}, {"zero": torch.tensor([0.0, 1e-3])}, {"a": torch.full((2,), torch.nan)}):
+    for slip in (
+        {"a": torch.tensor([3.0, 4.5])},
+        {"zero": torch.tensor([0.0, 1e-3])},
+        {"a": torch.full((2,), torch.nan)},
+    ):
         with pytest.raises(AssertionError, match=next(iter(slip))):
             naive.assert_close(truth | slip, truth, 1e-6)
 
@@ -100,7 +114,7 @@ def test_meta_gradient_converges_at_second_order_to_finite_differences():
     model, theta, episodes = naive.make_problem("tanh")
     rule = RULES["klin"]
     xi = naive.randomise(rule.init(theta))
-    inner = dict(steps=2, lr=0.5)
+    inner = {"steps": 2, "lr": 0.5}
     _, (g_theta, g_xi) = naive.meta_gradient(model, rule, theta, xi, episodes, **inner)
     direction = naive.probe_direction(g_theta | g_xi)
     slope = sum((direction[k] * g).sum().item() for k, g in (g_theta | g_xi).items())
@@ -122,7 +136,7 @@ def test_one_graph_is_the_same_gradient(first_order: bool):
     model, theta, episodes = naive.make_problem("linear")
     rule = RULES["kfc"]
     xi = naive.randomise(rule.init(theta))
-    inner = dict(steps=2, lr=0.3, first_order=first_order)
+    inner = {"steps": 2, "lr": 0.3, "first_order": first_order}
     loss, (g_theta, g_xi) = naive.meta_gradient(model, rule, theta, xi, episodes, **inner)
     other, (h_theta, h_xi) = naive.meta_gradient(model, rule, theta, xi, episodes, one_graph=True, **inner)
     assert loss.item() == pytest.approx(other.item(), rel=1e-14)

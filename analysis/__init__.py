@@ -1,0 +1,37 @@
+"""Studies of saved runs, their statistics, and the store of their tables.
+
+Names are loaded when they are first used: `analysis.store` and `analysis.statistics`, which figures import, load no
+torch, while the studies do.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "STUDIES": "analysis.registry",
+    "Interval": "analysis.statistics",
+    "SCHEMAS": "analysis.store",
+    "Spread": "analysis.statistics",
+    "StudyError": "analysis.errors",
+    "interval": "analysis.statistics",
+    "paired_interval": "analysis.statistics",
+    "paired_task_interval": "analysis.statistics",
+    "read_study": "analysis.store",
+    "read_table": "analysis.store",
+    "seed_spread": "analysis.statistics",
+    "task_interval": "analysis.statistics",
+    "write_table": "analysis.store",
+}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that defines it (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -1,0 +1,107 @@
+"""Carry out studies: `python -m analysis --help`."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from analysis.errors import StudyError, unknown_name
+from analysis.registry import STUDIES, carry_out, table_id, up_to_date
+from core import Run, list_runs, load_run
+from core.errors import UserError
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {name:<16} {study.about}" for name, study in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis",
+        description="Measure saved runs and store the tables as <results>/<study>/<run>.parquet.\n"
+        "Tables that are there already, of the same run and settings, are skipped.\n\n"
+        f"studies:\n{lines}\n  {'all':<16} every study, on the runs that suit it",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", help="name of a study, or all")
+    parser.add_argument(
+        "--run", type=Path, nargs="+", metavar="FOLDER", dest="runs",
+        help="run folders (default: all finished runs in <results>/runs that suit the study)",
+    )  # fmt: skip
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default results)")
+    parser.add_argument("--num-tasks", type=int, default=100, help="test tasks a run is measured on (default 100)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the test tasks, equal for all runs, which pairs them (default 0)"
+    )
+    parser.add_argument("--force", action="store_true", help="measure again, and replace tables")
+    parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 for a mistake in the input, 130 if stopped."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    command = shlex.join(["python", "-m", "analysis", *arguments])
+    try:
+        names = list(STUDIES) if options.study == "all" else [options.study]
+        if names[0] not in STUDIES:
+            raise unknown_name("study", options.study, [*STUDIES, "all"])
+        if options.num_tasks < 1:
+            raise StudyError(f"--num-tasks must be at least 1, got {options.num_tasks}")
+        runs = _load(options)
+        # All tables are asked about before the first is made, so that a refusal comes at once.
+        for name, jobs in {name: _jobs(name, runs, options) for name in names}.items():
+            for run in tqdm(jobs, desc=name, unit="table", disable=options.quiet or not jobs):
+                path = carry_out(
+                    options.results, name, run, num_tasks=options.num_tasks, seed=options.seed, command=command
+                )
+                tqdm.write(f"wrote {path}")
+    except (StudyError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the tables that are missing", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _load(options: argparse.Namespace) -> list[Run]:
+    try:
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise StudyError(f"there is no device {options.device!r} here") from None
+    folders = options.runs
+    if folders is None:
+        listed = list_runs(options.results)
+        for row in listed[~listed["status"].str.startswith(("ok", "diverged"))].itertuples():
+            print(f"skipped {row.path}: {row.status}", file=sys.stderr)
+        folders = [Path(path) for path in listed[listed["status"].str.startswith(("ok", "diverged"))]["path"]]
+        if not folders:
+            raise StudyError(f"there is no finished run in {options.results / 'runs'}; train one with: python -m core")
+    return [load_run(folder, device=device) for folder in folders]
+
+
+def _jobs(name: str, runs: list[Run], options: argparse.Namespace) -> list[Run]:
+    """The runs whose table of study `name` is to be made; several runs may share one table."""
+    suited = [run for run in runs if STUDIES[name].suits(run.config)]
+    if options.study != "all" and options.runs is not None and len(suited) < len(runs):
+        other = next(run for run in runs if not STUDIES[name].suits(run.config))
+        raise StudyError(f"run {other.id} does not suit study {name!r}: {STUDIES[name].about}")
+    if not suited:
+        if options.study != "all":
+            raise StudyError(f"no run in {options.results / 'runs'} suits study {name!r}: {STUDIES[name].about}")
+        print(f"{name}: no run suits it")
+    jobs = []
+    for run in {table_id(name, run, seed=options.seed): run for run in suited}.values():
+        if up_to_date(options.results, name, run, num_tasks=options.num_tasks, seed=options.seed, force=options.force):
+            print(f"skipped {name}/{table_id(name, run, seed=options.seed)}: made before, with the same settings")
+        else:
+            jobs.append(run)
+    return jobs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Loss and accuracy on test tasks before and after each adaptation step: the study behind Fig. 1 and Table 1."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.tasks import draw_test_tasks, run_columns
+from core import Run
+
+
+def post_adaptation(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame:
+    """Evaluate `run` on test tasks, adapting as it was trained to.
+
+    Args:
+        run: a saved run.
+        num_tasks: test tasks.
+        seed: seed of the test tasks. It is not the run's own: with equal seeds all runs of a data set meet the same
+            tasks, and their differences are paired.
+
+    Returns:
+        The table `post_adaptation` of `analysis.store.SCHEMAS`: one row a task, step and split. Synthetic tasks are
+        measured twice, with the task's own points as query points (`points_seen` "same", as the paper's equation 1
+        has it) and with fresh ones. Where a loss is not finite, and everywhere for a run that diverged, the status is
+        "diverged" and loss and accuracy are NaN.
+
+    Raises:
+        StudyError, UserError: for more test tasks than there are, or a data set whose files are not found.
+    """
+    synthetic = run.config.dataset == "synthetic"
+    parts = []
+    for points_seen in ("same", "fresh") if synthetic else ("",):
+        changes: dict[str, Any] = {"same_points": points_seen == "same"} if synthetic else {}
+        episodes = draw_test_tasks(run.tasks(seed=seed, **changes), num_tasks)
+        parts.append(run.evaluate(episodes).assign(points_seen=points_seen))
+    table = pd.concat(parts, ignore_index=True)
+    common = run_columns(run)
+    table = table.assign(
+        **common,
+        ways=pd.array([run.config.ways] * len(table), dtype="Int64"),
+        shots=pd.array([run.config.shots] * len(table), dtype="Int64"),
+        steps=run.config.steps,
+        adapt_lr=run.config.adapt_lr,
+        task_seed=seed,
+    )
+    # A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it.
+    keys = [table["points_seen"], table["task"]]
+    finite = pd.Series(np.isfinite(table["loss"]), index=table.index).groupby(keys).transform("all")
+    lost = ~finite | (common["status"] != "ok")
+    table.loc[lost, ["loss", "accuracy"]] = np.nan
+    if common["status"] == "ok":
+        table.loc[lost, "status"] = "diverged"
+    return table

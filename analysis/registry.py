@@ -1,0 +1,176 @@
+"""The studies by name, and how one is carried out for one run: measured, and stored with its provenance.
+
+To add a study: a module with a function from a run to a table, the table's columns in `analysis.store.SCHEMAS`, and a
+line in `STUDIES`.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from analysis.ceilings import ceilings
+from analysis.errors import StudyError, unknown_name
+from analysis.linear_collapse import linear_collapse
+from analysis.linear_collapse import suits as collapses
+from analysis.post_adaptation import post_adaptation
+from analysis.store import is_done, provenance, read_provenance, table_path, write_table
+from analysis.training_curves import training_curves
+from core import Run, TrainConfig, make_tasks
+from core.tasks.base import TaskSource
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a study goes from a run to a table.
+
+    Attributes:
+        about: one line for `--help`.
+        measure: from a run, a number of test tasks and their seed to a table.
+        suits: whether a run of a configuration can be studied.
+        meets_tasks: whether the table depends on the test tasks, or on the run alone.
+    """
+
+    about: str
+    measure: Callable[[Run, int, int], pd.DataFrame]
+    suits: Callable[[TrainConfig], bool] = lambda config: True
+    meets_tasks: bool = True
+
+
+STUDIES: dict[str, Study] = {
+    "post_adaptation": Study(
+        "loss and accuracy on test tasks before and after adaptation (Fig. 1, Table 1)",
+        lambda run, num_tasks, seed: post_adaptation(run, num_tasks=num_tasks, seed=seed),
+    ),
+    "training_curves": Study(
+        "loss and accuracy along meta-training (Fig. A.1)",
+        lambda run, num_tasks, seed: training_curves(run),
+        meets_tasks=False,
+    ),
+    "ceilings": Study(
+        "the mean and the Bayes classifier on synthetic tasks; one table for each number of points, not for each run",
+        lambda run, num_tasks, seed: ceilings(_fresh(run, seed), num_tasks=num_tasks),
+        suits=lambda config: config.dataset == "synthetic",
+    ),
+    "linear_collapse": Study(
+        "LinNet as one matrix, and the update map that its depth amounts to, beside KLin's",
+        lambda run, num_tasks, seed: linear_collapse(run, num_tasks=num_tasks, seed=seed),
+        suits=collapses,
+    ),
+}
+
+
+def study_named(name: str) -> Study:
+    """The study called `name`.
+
+    Raises:
+        StudyError: for an unknown name, listing the known ones.
+    """
+    if name not in STUDIES:
+        raise unknown_name("study", name, STUDIES)
+    return STUDIES[name]
+
+
+def table_id(study: str, run: Run, *, seed: int = 0) -> str:
+    """The name of a run's table: the run's id, but for ceilings, which depend on the tasks alone."""
+    if study == "ceilings":
+        return f"synthetic-{_fresh(run, seed).points}-points-s{seed}"
+    return run.id
+
+
+def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
+    """What, together with the code, decides the numbers of a table."""
+    settings: dict[str, Any] = {}
+    if study_named(study).meets_tasks:
+        settings |= {"num_tasks": num_tasks, "seed": seed}
+    if study == "ceilings":
+        settings["points"] = _fresh(run, seed).points
+    else:
+        settings["run_digest"] = run_digest(run)
+    return settings
+
+
+def up_to_date(results: str | Path, study: str, run: Run, *, num_tasks: int, seed: int, force: bool = False) -> bool:
+    """Whether the table is there already, made of this very run with these settings.
+
+    A table of the same run trained again is stale, and may be replaced.
+
+    Raises:
+        StudyError: unless `force`, if there is a table that was made with other settings, or cannot be read: it is
+            somebody's, and is not replaced by the way.
+    """
+    id, settings = table_id(study, run, seed=seed), settings_of(study, run, num_tasks=num_tasks, seed=seed)
+    path = table_path(results, study, id)
+    if force or not path.exists():
+        return False
+    if is_done(results, study, id, settings):
+        return True
+    try:
+        found = read_provenance(path)["settings"]
+    except StudyError as error:
+        raise StudyError(f"{error}; --force replaces it") from None
+    chosen = {key: value for key, value in settings.items() if key != "run_digest"}
+    if differ := [
+        f"{key} {found.get(key)!r}, not {value!r}" for key, value in chosen.items() if found.get(key) != value
+    ]:
+        raise StudyError(f"{path} was made with {', '.join(differ)}; --force replaces it")
+    return False
+
+
+def carry_out(
+    results: str | Path, study: str, run: Run, *, num_tasks: int = 100, seed: int = 0, command: str | None = None
+) -> Path:
+    """Measure, and write the table with its provenance; an older table is replaced (ask `up_to_date` before).
+
+    Args:
+        results: folder of results.
+        study: name in `STUDIES`.
+        run: the run to study.
+        num_tasks: test tasks.
+        seed: seed of the test tasks.
+        command: what was typed, for the provenance.
+
+    Returns:
+        The table's path.
+
+    Raises:
+        StudyError, UserError: for a run that does not suit the study, or what the study refuses.
+    """
+    chosen = study_named(study)
+    if not chosen.suits(run.config):
+        raise StudyError(f"run {run.id} does not suit study {study!r}: {chosen.about}")
+    start = time.perf_counter()
+    frame = chosen.measure(run, num_tasks, seed)
+    source = _fresh(run, seed) if study == "ceilings" else run.tasks(seed=seed)
+    device = next(iter(run.theta.values())).device
+    origin = provenance(
+        config={} if study == "ceilings" else asdict(run.config),
+        settings=settings_of(study, run, num_tasks=num_tasks, seed=seed),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        dataset_fingerprint=source.fingerprint(),
+        wall_seconds=time.perf_counter() - start,
+        command=command,
+    )
+    return write_table(results, study, table_id(study, run, seed=seed), frame, {**origin, "run_status": run.status})
+
+
+def run_digest(run: Run) -> str:
+    """Digest of what was trained: weights and curve. The id does not tell whether a run was trained again."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted({**run.theta, **{f"xi.{name}": tensor for name, tensor in run.xi.items()}}.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(run.curve.to_csv(index=False).encode())
+    return digest.hexdigest()
+
+
+def _fresh(run: Run, seed: int) -> Any:
+    """The half-space tasks of a run with fresh query points. Neither their scale nor the run's seed matters here."""
+    options = {} if run.config.points is None else {"points": run.config.points}
+    source: TaskSource = make_tasks("synthetic", same_points=False, seed=seed, **options)
+    return source

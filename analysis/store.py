@@ -1,0 +1,403 @@
+"""The one place that reads and writes the tables of studies: `<results>/<study>/<id>.parquet`.
+
+A table is long and tidy, has exactly the columns of its study in `SCHEMAS`, and carries its provenance as JSON in the
+parquet schema metadata. Readers never write. Neither torch nor the engine is imported here.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.errors import StudyError, unknown_name
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"adaptlens"
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy")
+
+
+class Column(NamedTuple):
+    """What a column holds.
+
+    Attributes:
+        dtype: "str", "int64", "float64", "bool", or "Int64" (whole numbers that may be missing).
+        unit: unit of the numbers, "-" where there is none.
+        meaning: one line for `results/README.md`.
+    """
+
+    dtype: str
+    unit: str
+    meaning: str
+
+
+_RUN = {
+    "run": Column("str", "-", "id of the saved run"),
+    "dataset": Column("str", "-", "data set of the run"),
+    "model": Column("str", "-", "model of the run: lr, linnet, cnn"),
+    "method": Column("str", "-", "what the run was meta-trained with: maml, klin, kfc, ..."),
+    "seed": Column("int64", "-", "seed of the run: initial weights and training tasks"),
+    "status": Column(
+        "str", "-", "ok; diverged: a loss was not finite, and the measurement is NaN, never chance; failed: why"
+    ),
+}
+
+SCHEMAS: dict[str, dict[str, Column]] = {
+    "post_adaptation": {
+        **_RUN,
+        "ways": Column("Int64", "classes", "classes a task; missing for synthetic tasks"),
+        "shots": Column("Int64", "examples", "support examples a class; missing for synthetic tasks"),
+        "steps": Column("int64", "steps", "adaptation steps that the run was trained for"),
+        "adapt_lr": Column("float64", "-", "adaptation learning rate of the run"),
+        "points_seen": Column(
+            "str", "-", "synthetic tasks: query points are the support points (same) or new ones (fresh); else empty"
+        ),
+        "task_seed": Column(
+            "int64", "-", "seed of the test tasks; two runs with equal task_seed and task met the same task"
+        ),
+        "task": Column("int64", "-", "number of the test task"),
+        "step": Column("int64", "steps", "adaptation steps taken; 0 is before adaptation"),
+        "split": Column("str", "-", "support or query: the examples that are measured"),
+        "loss": Column("float64", "nats", "mean over the examples of the cross-entropy (regression: squared error)"),
+        "accuracy": Column("float64", "fraction", "examples classified right, 0 to 1; NaN where status is not ok"),
+    },
+    "training_curves": {
+        **_RUN,
+        "iteration": Column("int64", "iterations", "meta-training iterations done"),
+        "split": Column("str", "-", "train, validation or test: where the measured tasks come from"),
+        "loss": Column("float64", "nats", "query loss after adaptation, mean over the tasks"),
+        "accuracy": Column("float64", "fraction", "query accuracy after adaptation, mean over the tasks, 0 to 1"),
+        "num_tasks": Column("int64", "tasks", "tasks behind the means"),
+    },
+    "ceilings": {
+        "dataset": Column("str", "-", "data set that the classifiers were applied to; no run is involved"),
+        "ceiling": Column("str", "-", "mean classifier (the mean of y x over the support points) or bayes"),
+        "evaluated_on": Column("str", "-", "same: the task's own support points; fresh: new points of the task"),
+        "points": Column("int64", "points", "support points a task"),
+        "task_seed": Column("int64", "-", "seed of the test tasks, as in post_adaptation"),
+        "task": Column("int64", "-", "number of the test task"),
+        "accuracy": Column("float64", "fraction", "points classified right, 0 to 1"),
+    },
+    "linear_collapse": {
+        **_RUN,
+        "task_seed": Column("int64", "-", "seed of the test tasks"),
+        "task": Column("Int64", "-", "number of the test task; missing for quantities of the run as a whole"),
+        "stage": Column("str", "-", "before or after adaptation"),
+        "quantity": Column("str", "-", "what is measured; the quantities are listed below"),
+        "index": Column("int64", "-", "position in a spectrum, largest first; 0 for single numbers"),
+        "value": Column("float64", "see unit", "the measurement"),
+        "unit": Column("str", "-", "unit of the value"),
+    },
+}
+
+# What the column `quantity` of linear_collapse may say.
+QUANTITIES = {
+    "logit difference": "largest absolute difference of a logit, on the query points, between the network (float32) "
+    "and its one matrix",
+    "logit tolerance": "what that difference must not exceed: 1e-5 for logits up to 1, 1e-5 of the largest logit above",
+    "logit size": "largest absolute logit of the network on the query points",
+    "parameters of the network": "numbers in the layers",
+    "parameters collapsed": "numbers in the one matrix, and its bias if there is one",
+    "multiply-adds of the network": "for one example, layer by layer",
+    "multiply-adds collapsed": "for one example, with the one matrix",
+    "update map": "singular values of the linear map from the gradient of the one matrix to its one-step update, "
+    "per unit of adapt_lr: the sum over layers for LinNet, R^T (x) L for KLin",
+    "adapt_lr": "adaptation learning rate, which multiplies the update map",
+    "beyond first order": "Frobenius norm of what the update map misses of the true one-step change of the one "
+    "matrix, relative to that change",
+}
+
+# What every table must say of where it comes from; `write_table` adds schema_version and study.
+PROVENANCE_KEYS = (
+    "config",
+    "settings",
+    "code_version",
+    "packages",
+    "device",
+    "dataset_fingerprint",
+    "date",
+    "wall_seconds",
+    "command",
+)
+
+_ARROW = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
+
+
+def table_path(results: str | Path, study: str, id: str) -> Path:
+    """Where the table of `study` called `id` lies.
+
+    Raises:
+        StudyError: for an unknown study or an id that is no plain file name.
+    """
+    schema_of(study)
+    if not id or id.startswith(".") or Path(id).name != id or "\\" in id:
+        raise StudyError(f"{id!r} cannot name a table: it must be a plain file name")
+    return Path(results) / study / f"{id}.parquet"
+
+
+def schema_of(study: str) -> dict[str, Column]:
+    """The columns of `study`, in order.
+
+    Raises:
+        StudyError: for an unknown study.
+    """
+    if study not in SCHEMAS:
+        raise unknown_name("study", study, SCHEMAS)
+    return SCHEMAS[study]
+
+
+def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, provenance: Mapping[str, Any]) -> Path:
+    """Write a table whole or not at all, in place of an older one of the same name.
+
+    Args:
+        results: folder of results.
+        study: name in `SCHEMAS`, which says which columns the table has.
+        id: name of the table, for most studies that of the run.
+        frame: its rows; columns in any order.
+        provenance: at least `PROVENANCE_KEYS`, see the function `provenance`.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        StudyError: for columns that are missing, extra or of another type, for incomplete provenance, or if the file
+            cannot be written.
+    """
+    path = table_path(results, study, id)
+    if absent := [key for key in PROVENANCE_KEYS if key not in provenance]:
+        raise StudyError(f"the provenance of {study}/{id} lacks {', '.join(absent)}")
+    try:
+        text = json.dumps(
+            {**provenance, "schema_version": SCHEMA_VERSION, "study": study}, sort_keys=True, allow_nan=False
+        )
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"the provenance of {study}/{id} is not plain JSON: {error}") from error
+    table = _to_arrow(study, frame).replace_schema_metadata({METADATA_KEY: text.encode()})
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            pq.write_table(table, file, write_page_checksum=True)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of its user.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise StudyError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """One table, typed as `SCHEMAS` says, with its provenance (a dict) in `.attrs["provenance"]`.
+
+    Raises:
+        StudyError: if the file is missing, damaged, no table of ours, or of another version.
+    """
+    path = Path(path)
+    table, provenance = _read_arrow(path)
+    schema = SCHEMAS[provenance["study"]]
+    expected = {name: _ARROW[column.dtype] for name, column in schema.items()}
+    found = {field.name: field.type for field in table.schema}
+    if wrong := [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]:
+        raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {', '.join(wrong)}")
+    frame = pd.DataFrame({name: _to_pandas(table[name], column.dtype) for name, column in schema.items()})
+    frame.attrs["provenance"] = provenance
+    return frame
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """The provenance of the table at `path`; errors as in `read_table`."""
+    return _read_arrow(Path(path))[1]
+
+
+def read_study(results: str | Path, study: str) -> pd.DataFrame:
+    """All tables of `study` below one another, in order of their names.
+
+    Returns:
+        One frame; `.attrs["provenance"]` maps each table's id (for most studies the run) to its provenance.
+
+    Raises:
+        StudyError: for an unknown study, if there is no table, or if one is damaged.
+    """
+    schema_of(study)
+    paths = sorted(path for path in (Path(results) / study).glob("*.parquet") if not path.name.startswith("."))
+    if not paths:
+        raise StudyError(
+            f"no table of study {study!r} in {Path(results) / study}; make it with: "
+            f"python -m analysis {study} --results {results}"
+        )
+    frames = []
+    for path in paths:
+        frames.append(read_table(path))
+        if (found := frames[-1].attrs["provenance"]["study"]) != study:
+            raise StudyError(f"{path} is a table of study {found!r}, not of {study!r}")
+    provenance = {path.stem: frame.attrs.pop("provenance") for path, frame in zip(paths, frames, strict=True)}
+    whole = pd.concat(frames, ignore_index=True)
+    whole.attrs["provenance"] = provenance
+    return whole
+
+
+def is_done(results: str | Path, study: str, id: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether the table is complete and readable, and was made with `settings` if they are given."""
+    path = table_path(results, study, id)
+    if not path.exists():
+        return False
+    try:
+        frame = read_table(path)
+    except StudyError:
+        return False
+    # Compared as JSON has them: a tuple comes back as a list.
+    found = frame.attrs["provenance"]["settings"]
+    return settings is None or found == json.loads(json.dumps(dict(settings)))
+
+
+def provenance(
+    *,
+    config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    dataset_fingerprint: str = "",
+    wall_seconds: float = 0.0,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Where a table comes from, as of now.
+
+    Args:
+        config: configuration of the run, empty for studies without one.
+        settings: arguments of the study.
+        device: name of the device that measured.
+        dataset_fingerprint: digest of the data and its settings.
+        wall_seconds: how long the measurement took.
+        command: what was typed; by default this process's command line.
+
+    Returns:
+        `PROVENANCE_KEYS`, among them `code_version` (git commit, "-dirty" if files differ from it; or the installed
+        version), `packages` (name to version, Python and the operating system included) and `date` (UTC, ISO 8601).
+    """
+    versions = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "config": dict(config or {}),
+        "settings": dict(settings or {}),
+        "code_version": code_version(),
+        "packages": versions,
+        "device": device,
+        "dataset_fingerprint": dataset_fingerprint,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "wall_seconds": float(wall_seconds),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
+    }
+
+
+def code_version() -> str:
+    """Git commit of this source tree, with "-dirty" if it has changes; else the installed version; else "unknown"."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", os.fspath(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed copy may lie inside some other repository, whose commit says nothing of this code.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            commit = git("rev-parse", "HEAD")
+            return commit + ("-dirty" if git("status", "--porcelain", "--", "core", "analysis") else "")
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        return metadata.version("adaptlens")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+    except FileNotFoundError:
+        raise StudyError(f"{path} does not exist") from None
+    except (pa.ArrowException, OSError) as error:
+        raise StudyError(f"{path} is truncated, damaged or no parquet file") from error
+    text = (table.schema.metadata or {}).get(METADATA_KEY)
+    try:
+        provenance = json.loads(text) if text is not None else None
+    except ValueError:
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise StudyError(f"{path} is a parquet file, but no table of adaptlens: it has no provenance")
+    if provenance.get("schema_version") != SCHEMA_VERSION:
+        raise StudyError(
+            f"{path} has schema version {provenance.get('schema_version')!r}; this version of adaptlens reads "
+            f"{SCHEMA_VERSION}"
+        )
+    if provenance.get("study") not in SCHEMAS:
+        raise StudyError(f"{path} is of study {provenance.get('study')!r}, which this version does not know")
+    return table, provenance
+
+
+def _to_arrow(study: str, frame: pd.DataFrame) -> pa.Table:
+    schema = SCHEMAS[study]
+    absent = [name for name in schema if name not in frame.columns]
+    extra = [str(name) for name in frame.columns if name not in schema]
+    if absent or extra or not frame.columns.is_unique:
+        told = [f"lacks {', '.join(absent)}"] if absent else []
+        told += [f"has extra {', '.join(extra)}"] if extra else []
+        told += [] if frame.columns.is_unique else ["has a column twice"]
+        raise StudyError(f"a table of study {study!r} {' and '.join(told)}")
+    fields = [pa.field(name, _ARROW[c.dtype], nullable=c.dtype == "Int64") for name, c in schema.items()]
+    arrays = [_column(study, name, frame[name], c.dtype) for name, c in schema.items()]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _column(study: str, name: str, series: pd.Series, dtype: str) -> pa.Array:
+    """One column as Arrow has it; only conversions that lose nothing are made."""
+    types = pd.api.types
+    missing = series.isna()
+    fits = {
+        "str": all(isinstance(value, str) for value in series),
+        "int64": types.is_integer_dtype(series.dtype) and not missing.any(),
+        "Int64": types.is_integer_dtype(series.dtype) or bool(missing.all()),
+        "float64": types.is_float_dtype(series.dtype),
+        "bool": types.is_bool_dtype(series.dtype) and not missing.any(),
+    }[dtype]
+    if not fits:
+        # An empty column has no wrong value in it, whatever type pandas gave it.
+        what = "missing values" if missing.any() and dtype != "float64" else f"type {series.dtype}"
+        raise StudyError(f"column {name!r} of study {study!r} must be {dtype}, but has {what}")
+    if dtype == "Int64":
+        return pa.array([None if gone else int(v) for v, gone in zip(series, missing, strict=True)], type=pa.int64())
+    if dtype == "str":
+        return pa.array(list(series), type=pa.string())
+    # Not from_pandas: NaN is a value here (diverged), and must not come back as a missing one.
+    return pa.array(series.to_numpy(dtype), type=_ARROW[dtype], from_pandas=False)
+
+
+def _to_pandas(column: pa.ChunkedArray, dtype: str) -> pd.Series:
+    if dtype == "Int64":
+        return pd.Series(pd.array(column.to_pylist(), dtype="Int64"))
+    if dtype == "str":
+        # Spelt out: "str" alone means Python objects before pandas 3.
+        return pd.Series(column.to_pylist(), dtype=pd.StringDtype(na_value=np.nan))
+    return pd.Series(column.to_numpy(), dtype=dtype)

@@ -1,0 +1,458 @@
+"""From stored tables to estimates: which runs a figure may put together, and what they say, in percent.
+
+Two kinds of repetition are kept apart. The mean and the single dots are of runs, one a seed; the interval is over test
+tasks, within these runs. A run with a diverged loss is counted and named, and never averaged in.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics import KINDS, Interval, interval, seed_spread, task_interval
+from analysis.store import read_study
+from figures.errors import FigureError, MissingTable, unknown_name
+from figures.paper import LENGTHS
+from figures.style import CEILINGS, dataset_name, look_of
+
+# The linear models of the paper, in its order.
+LINEAR = (("lr", "maml"), ("linnet", "maml"), ("lr", "klin"), ("lr", "kfc"))
+# Data sets on which the paper's Omniglot experiment can be run, the paper's own first.
+OMNIGLOT_LIKE = ("omniglot", "omniglot_small", "glyphs")
+# What the paper's linear experiments fix; runs with other settings are of other experiments, and are left out.
+_SYNTHETIC_SETTING = {"steps": 1}
+_IMAGE_SETTING = {"ways": 5, "shots": 1, "steps": 2}
+# Settings that a run may leave to the data set, and what it then has. A test holds them against `core.tasks.synthetic`.
+SYNTHETIC_DEFAULTS = {"points": 1000, "same_points": True}
+# What the models of one panel have to share; lengths and learning rates are each method's own.
+_TASK_SETTINGS = (
+    "ways",
+    "shots",
+    "query_shots",
+    "rotations",
+    "endless",
+    "points",
+    "input_scale",
+    "same_points",
+    "steps",
+)
+POINTS_SEEN = {"same": "own points", "fresh": "fresh points", "": ""}
+
+
+@dataclass(frozen=True)
+class Where:
+    """A choice of runs: those of `dataset` (None: of all) whose configuration has `key` at `value`."""
+
+    dataset: str | None
+    key: str
+    value: Any
+
+    @classmethod
+    def parse(cls, text: str) -> "Where":
+        """Read `[DATASET:]KEY=VALUE`, the value as JSON or else as a word.
+
+        Raises:
+            FigureError: if there is no `KEY=VALUE`.
+        """
+        left, equals, right = text.partition("=")
+        dataset, colon, key = left.rpartition(":")
+        if not equals or not key or not right or (colon and not dataset):
+            raise FigureError(f"a choice of runs is [DATASET:]KEY=VALUE, such as glyphs:iterations=600, not {text!r}")
+        try:
+            value = json.loads(right)
+        except ValueError:
+            value = right
+        return cls(dataset or None, key, value)
+
+    def __str__(self) -> str:
+        return f"{self.dataset + ':' if self.dataset else ''}{self.key}={_shown(self.value)}"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The rows of a study, and the configuration of each run in them."""
+
+    frame: pd.DataFrame
+    configs: Mapping[str, Mapping[str, Any]]
+
+    def where(self, keep: Iterable[str]) -> "Runs":
+        """Only these runs."""
+        kept = set(keep)
+        frame = self.frame[self.frame["run"].isin(kept)]
+        return Runs(frame, {run: config for run, config in self.configs.items() if run in kept})
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the runs of one model, method and data set say, in percent.
+
+    Attributes:
+        model, method: what was trained.
+        mean: mean over seeds of the runs' mean accuracies, NaN if all diverged.
+        std: their standard deviation (ddof 1), NaN for one seed.
+        low, high: ends of the interval over test tasks, NaN if there is none.
+        interval: what kind of interval that is, in words; empty if it has no length.
+        seeds: (seed, mean accuracy) of each run that is averaged.
+        num_tasks: test tasks of each run.
+        lost: (run, what happened) of each run that is not averaged.
+        configs: configuration of every run, lost ones included.
+    """
+
+    model: str
+    method: str
+    mean: float
+    std: float
+    low: float
+    high: float
+    interval: str
+    seeds: tuple[tuple[int, float], ...]
+    num_tasks: int
+    lost: tuple[tuple[str, str], ...]
+    configs: tuple[Mapping[str, Any], ...]
+
+    @property
+    def lost_text(self) -> str:
+        """Such as "3 of 5 diverged"; empty if no run was lost."""
+        return lost_text(self.lost, len(self.seeds))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Accuracy of a classifier that is no run, in percent, with its interval over test tasks."""
+
+    name: str
+    evaluated_on: str
+    mean: float
+    low: float
+    high: float
+    interval: str
+    num_tasks: int
+
+
+def check_columns(frame: pd.DataFrame, needed: Sequence[str], table: str) -> None:
+    """Refuse a table that lacks a column.
+
+    Raises:
+        FigureError: naming the missing columns.
+    """
+    if missing := [name for name in needed if name not in frame.columns]:
+        raise FigureError(f"table {table} lacks column {', '.join(missing)}")
+
+
+def read_runs(
+    results: str | Path, study: str, needed: Sequence[str], where: Sequence[Where] = (), *, first: str = ""
+) -> Runs:
+    """The tables of a study of runs, less the runs that `where` leaves out.
+
+    Args:
+        results: folder of results.
+        study: name of the study.
+        needed: columns that the figure uses.
+        where: choices of runs; those of other data sets do not concern a run.
+        first: what has to be typed before the study, for the message.
+
+    Raises:
+        MissingTable: if there is no table.
+        FigureError: for a missing column or configuration, or a choice that no run fits.
+        StudyError: for a damaged table.
+    """
+    _must_exist(results, study, first)
+    frame = read_study(results, study)
+    check_columns(frame, ["run", "dataset", "model", "method", "seed", "status", *needed], study)
+    provenance = frame.attrs["provenance"]
+    configs: dict[str, Mapping[str, Any]] = {}
+    for run in frame["run"].unique():
+        config = provenance.get(run, {}).get("config")
+        if not config:
+            raise FigureError(f"table {study}/{run} does not say how the run was configured, so it cannot be labelled")
+        configs[run] = config
+    frame.attrs.clear()  # pandas copies them, deeply, with every selection
+    return choose(Runs(frame, configs), where)
+
+
+def choose(runs: Runs, where: Sequence[Where]) -> Runs:
+    """The runs that fit all choices.
+
+    Raises:
+        FigureError: for an unknown setting or data set, or a choice that no run fits.
+    """
+    for choice in where:
+        datasets = sorted({str(config["dataset"]) for config in runs.configs.values()})
+        if choice.dataset is not None and choice.dataset not in datasets:
+            raise unknown_name("dataset", choice.dataset, datasets)
+        concerned = {r: c for r, c in runs.configs.items() if choice.dataset in (None, c["dataset"])}
+        settings = sorted({key for config in concerned.values() for key in config})
+        if choice.key not in settings:
+            raise unknown_name("setting", choice.key, settings)
+        fitting = {run for run, config in concerned.items() if config.get(choice.key) == choice.value}
+        if not fitting:
+            values = sorted({_shown(config.get(choice.key)) for config in concerned.values()})
+            raise FigureError(f"no run has {choice}; there are runs with {', '.join(values)}")
+        runs = runs.where(run for run in runs.configs if run not in concerned or run in fitting)
+    return runs
+
+
+def read_ceilings(results: str | Path) -> pd.DataFrame | None:
+    """The table `ceilings`, None if it was not made.
+
+    Raises:
+        FigureError: for a missing column.
+        StudyError: for a damaged table.
+    """
+    try:
+        _must_exist(results, "ceilings")
+    except MissingTable:
+        return None
+    frame = read_study(results, "ceilings")
+    frame.attrs.clear()
+    return frame
+
+
+def ceiling_estimates(frame: pd.DataFrame | None, *, points: int, evaluated_on: str) -> tuple[Ceiling, ...]:
+    """The ceilings of synthetic tasks with so many support points; none if they were not measured.
+
+    Args:
+        frame: the table `ceilings`, or None.
+        points: support points a task.
+        evaluated_on: "same" or "fresh".
+
+    Raises:
+        FigureError: for a missing column.
+    """
+    if frame is None:
+        return ()
+    check_columns(frame, ["dataset", "ceiling", "evaluated_on", "points", "task_seed", "task", "accuracy"], "ceilings")
+    fits = frame["dataset"].eq("synthetic") & frame["points"].eq(points) & frame["evaluated_on"].eq(evaluated_on)
+    found = []
+    for name in CEILINGS:
+        # Tables of 100 and of 600 tasks may share their first 100, and a task counts once.
+        rows = frame[fits & frame["ceiling"].eq(name)].drop_duplicates(["task_seed", "task"])
+        if len(rows):
+            over = interval(100 * rows["accuracy"], over="tasks")
+            found.append(Ceiling(name, evaluated_on, over.mean, over.low, over.high, interval_name(over), len(rows)))
+    return tuple(found)
+
+
+def in_setting(runs: Runs, dataset: str, models: Sequence[tuple[str, str]] = LINEAR) -> Runs:
+    """The runs of the paper's linear experiment on `dataset`: its models, ways, shots and steps."""
+    fixed = _SYNTHETIC_SETTING if dataset == "synthetic" else _IMAGE_SETTING
+    return runs.where(
+        run
+        for run, config in runs.configs.items()
+        if config["dataset"] == dataset
+        and (config["model"], config["method"]) in models
+        and all(config.get(key) == value for key, value in fixed.items())
+    )
+
+
+def by_method(runs: Runs, models: Sequence[tuple[str, str]] = LINEAR) -> dict[tuple[str, str], Runs]:
+    """Runs of one data set by (model, method), in the order of `models`; those of a group differ in their seed only.
+
+    Raises:
+        FigureError: if runs of a group differ in another setting, such as their length, or if groups differ in the
+            tasks: they are not one experiment.
+    """
+    groups = {}
+    _must_agree(runs, _TASK_SETTINGS)
+    for model, method in models:
+        group = runs.where(r for r, c in runs.configs.items() if (c["model"], c["method"]) == (model, method))
+        if group.configs:
+            _must_agree(group)
+            groups[model, method] = group
+    return groups
+
+
+def estimate(group: Runs, points_seen: str) -> Estimate | None:
+    """Query accuracy after the last adaptation step.
+
+    Args:
+        group: runs of one model, method and data set, which differ in their seed only, of study `post_adaptation`.
+        points_seen: "same" or "fresh" for synthetic tasks, "" for others.
+
+    Returns:
+        The estimate, None if no run was measured on such points.
+
+    Raises:
+        StudyError: if the runs did not meet the same test tasks.
+    """
+    frame = group.frame[group.frame["points_seen"].eq(points_seen)]
+    if not len(frame):
+        return None
+    configs = tuple(group.configs[run] for run in frame["run"].unique())
+    lost = lost_runs(frame, ["task_seed", "task"])
+    model, method = configs[0]["model"], configs[0]["method"]
+    good = frame[~frame["run"].isin([run for run, _ in lost])]
+    last = good[good["split"].eq("query") & good["step"].eq(good["steps"])]
+    num_tasks = len(last[["task_seed", "task"]].drop_duplicates())
+    if not len(last):
+        nothing = math.nan
+        return Estimate(model, method, nothing, nothing, nothing, nothing, "", (), num_tasks, lost, configs)
+    percent = last.assign(accuracy=100 * last["accuracy"])
+    spread, over = seed_spread(percent), task_interval(percent)
+    means = percent.groupby("seed")["accuracy"].mean()
+    seeds = tuple((int(seed), float(mean)) for seed, mean in means.items())  # type: ignore[call-overload]  # int keys
+    ends = (over.low, over.high, interval_name(over))
+    return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs)
+
+
+def interval_name(over: Interval) -> str:
+    """What kind of interval it is, without the count that captions state once; empty if it is a point or none."""
+    if over.kind == "none" or over.low == over.high:
+        return ""
+    return f"{100 * over.level:g} % {KINDS[over.kind]} interval over test {over.over}"
+
+
+def lost_runs(frame: pd.DataFrame, repetition: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(run, what happened) of each run with a row that is not ok, in order of their names.
+
+    Args:
+        frame: rows of runs.
+        repetition: columns that name what a status may belong to, such as the task; a run of which some are ok says
+            how many are not.
+    """
+    found = []
+    for run, rows in frame.groupby("run", observed=True):
+        bad = rows[rows["status"].ne("ok")]
+        if len(bad):
+            what = str(bad["status"].iloc[0])
+            num_bad, num_all = (len(part[list(repetition)].drop_duplicates()) for part in (bad, rows))
+            found.append((str(run), what if num_bad == num_all else f"{what} on {num_bad} of {num_all} tasks"))
+    return tuple(found)
+
+
+def lost_text(lost: Sequence[tuple[str, str]], num_good: int) -> str:
+    """Such as "3 of 5 diverged"; empty if no run was lost."""
+    counts: dict[str, int] = {}
+    for _, what in lost:
+        word = "diverged" if what.startswith("diverged") else "failed"
+        counts[word] = counts.get(word, 0) + 1
+    return ", ".join(f"{count} of {len(lost) + num_good} {word}" for word, count in counts.items())
+
+
+def synthetic_setting(config: Mapping[str, Any]) -> tuple[int, str]:
+    """Points of a synthetic run's tasks, and whether its query points are the "same" or "fresh"."""
+    points, same = (
+        SYNTHETIC_DEFAULTS[key] if config.get(key) is None else config[key] for key in ("points", "same_points")
+    )
+    return int(points), "same" if same else "fresh"
+
+
+def describe(dataset: str, estimates: Sequence[Estimate], points_seen: str = "") -> str:
+    """What a caption says of a data set: the tasks, the length against the paper's, seeds and test tasks."""
+    return describe_runs(
+        dataset,
+        {(e.model, e.method): e.configs for e in estimates},
+        points_seen=points_seen,
+        tasks=f"{_range(e.num_tasks for e in estimates if e.seeds)} test tasks",
+        num_tasks=max((e.num_tasks for e in estimates), default=0),
+    )
+
+
+def describe_runs(
+    dataset: str,
+    configs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
+    *,
+    points_seen: str,
+    tasks: str,
+    num_tasks: int,
+) -> str:
+    """As `describe`, from configurations by (model, method); `tasks` is how the test tasks are worded."""
+    one = next(iter(configs.values()))[0]
+    steps = f"{one['steps']} adaptation step{'s' if one['steps'] != 1 else ''}"
+    if dataset == "synthetic":
+        points, _ = synthetic_setting(one)
+        seen = {"same": "measured on the points adapted to", "fresh": "measured on fresh points"}.get(points_seen, "")
+        parts = [f"2 classes, {points:,} points a task{', ' + seen if seen else ''}; {steps}"]
+        length = LENGTHS["synthetic"]
+    else:
+        parts = [f"{one['ways']}-way {one['shots']}-shot, {steps}"]
+        length = LENGTHS["omniglot"]
+    iterations = {pair: group[0]["iterations"] for pair, group in configs.items()}
+    parts.append(f"{_by_method(iterations)} iterations ({_against(set(iterations.values()), length.iterations)})")
+    batch = {pair: group[0]["tasks_per_iteration"] for pair, group in configs.items()}
+    if set(batch.values()) != {length.tasks_per_iteration}:
+        parts.append(f"{_by_method(batch)} tasks an iteration (paper: {length.tasks_per_iteration})")
+    seeds = {pair: len(group) for pair, group in configs.items()}
+    parts.append(f"{_by_method(seeds)} seed{'s' if set(seeds.values()) != {1} else ''}")
+    parts.append(tasks + (f" (paper: {length.test_tasks})" if length.test_tasks not in (None, num_tasks) else ""))
+    return f"{dataset_name(dataset)}: {'; '.join(parts)}."
+
+
+def describe_lost(lost: Iterable[tuple[str, str]]) -> list[str]:
+    """The caption's paragraph on runs that are not averaged in; none if there are none."""
+    named = [f"{run} ({what})" for run, what in dict.fromkeys(lost)]
+    return [f"Not averaged in: {', '.join(named)}."] if named else []
+
+
+def paper_label(datasets: Sequence[str]) -> str:
+    """How the paper's values are called beside panels of these data sets, left to right."""
+    other = [d for d in datasets if d != paper_dataset(d)]
+    if not other:
+        return "paper"
+    return "paper (full Omniglot)" if len(datasets) == len(other) else "paper (right: full Omniglot)"
+
+
+def missing_runs(dataset: str | None, results: str | Path, study: str) -> str:
+    """What makes the runs and the tables that are missing."""
+    name = "synthetic" if dataset == "synthetic" else dataset or "glyphs"
+    return (
+        f"make them with: python -m core experiment {name}_linear --results {results}, "
+        f"then: python -m analysis {study} --results {results}"
+    )
+
+
+def paper_dataset(dataset: str) -> str:
+    """The paper's data set that ours stands beside."""
+    return "synthetic" if dataset == "synthetic" else "omniglot"
+
+
+def _must_exist(results: str | Path, study: str, first: str = "") -> None:
+    folder = Path(results) / study
+    if not any(not path.name.startswith(".") for path in folder.glob("*.parquet")):
+        command = f"python -m analysis {study} --results {results}"
+        raise MissingTable(f"no table in {folder}; make it with: {first + ', then: ' if first else ''}{command}")
+
+
+def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
+    """Refuse runs that differ in one of `keys`, by default in anything but their seed."""
+    configs = group.configs
+    for key in sorted({key for config in configs.values() for key in config} - {"seed"}) if keys is None else keys:
+        values: dict[str, list[str]] = {}
+        for run, config in configs.items():
+            values.setdefault(_shown(config.get(key)), []).append(run)
+        if len(values) > 1:
+            one = next(iter(configs.values()))
+            told = "; ".join(f"{value}: {', '.join(runs)}" for value, runs in sorted(values.items()))
+            looks = dict.fromkeys(look_of(c["model"], c["method"]).name for c in configs.values())
+            raise FigureError(
+                f"runs of {', '.join(looks)} on {one['dataset']} differ in {key} and do not belong together ({told}); "
+                f"choose with --where {one['dataset']}:{key}=VALUE"
+            )
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    if not found:
+        return "0"
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def _by_method(values: Mapping[tuple[str, str], int]) -> str:
+    """One number if all methods agree, else each method's."""
+    if len(set(values.values())) == 1:
+        return f"{next(iter(values.values())):,}"
+    return ", ".join(f"{look_of(*pair).name} {value:,}" for pair, value in values.items())
+
+
+def _against(ours: set[int], paper: int) -> str:
+    if ours == {paper}:
+        return "as in the paper"
+    return f"{'reduced; ' if max(ours) < paper else ''}paper: {paper:,}"

@@ -1,0 +1,50 @@
+"""The figures by name. To add one: a module with `traces` and `draw`, and a line here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures import fig1, fig_a1, table1
+from figures.data import Where
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One figure or table of the paper.
+
+    Attributes:
+        shows: what it draws, for the help.
+        traces: step one, (results folder, choices of runs) to plain data by file name (no ending).
+        draw: step two, one of these to a figure and its axes by name.
+        texts: for tables, one of these to text by file ending.
+    """
+
+    shows: str
+    traces: Callable[[str | Path, Sequence[Where]], dict[str, Any]]
+    draw: Callable[[Any], tuple[Figure, dict[str, Axes]]]
+    texts: Callable[[Any], dict[str, str]] | None = None
+
+
+FIGURES: dict[str, Entry] = {
+    "fig1": Entry(
+        "accuracy after adaptation of LR and LinNet under MAML: synthetic tasks, and characters 5-way 1-shot",
+        fig1.traces,
+        fig1.draw,
+    ),
+    "table1": Entry(
+        "accuracy after adaptation of LR, LinNet, LR w/ KLin and LR w/ KFC on every data set, as Markdown, LaTeX and "
+        "picture",
+        table1.traces,
+        table1.draw,
+        table1.texts,
+    ),
+    "fig_a1": Entry(
+        "test accuracy of the four linear models along meta-training: synthetic tasks, and characters 5-way 1-shot",
+        fig_a1.traces,
+        fig_a1.draw,
+    ),
+}

@@ -1,0 +1,138 @@
+"""How things look: the style file, and the one table of each method's name, colour and marker."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
+
+from figures.errors import FigureError
+
+STYLE_FILE = Path(__file__).with_name("adaptlens.mplstyle")
+TEXT_WIDTH = 5.5  # inches, a single column
+CAPTION_SIZE = 7.5  # points
+_CAPTION_LINE = 0.135  # inches
+_CAPTION_FILL = 0.95  # of the width: pixels make letters a little wider than their outlines
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn, everywhere."""
+
+    name: str
+    colour: str
+    marker: str
+
+
+# Colours are those of Okabe and Ito (2008), which stay apart for colour-blind readers, and two darker ones in place of
+# their yellow and black. A colour belongs to the method, whatever model it trains, so that no subset of methods
+# recolours the others; LinNet is LR with depth as its method, and has its own.
+_METHODS = {
+    "maml": Look("", "#4d4d4d", "o"),
+    "klin": Look("KLin", "#e69f00", "^"),
+    "kfc": Look("KFC", "#009e73", "D"),
+    "meta_sgd": Look("Meta-SGD", "#cc79a7", "v"),
+    "meta_curvature": Look("Meta-Curvature", "#56b4e9", "P"),
+    "cholesky": Look("Cholesky", "#d55e00", "X"),
+    "linear": Look("linear", "#7a6a1f", "*"),
+}
+_MODELS = {"lr": "LR", "linnet": "LinNet", "cnn": "CNN"}
+LOOKS: dict[tuple[str, str], Look] = {
+    (model, method): Look(f"{shown} w/ {look.name}" if look.name else shown, look.colour, look.marker)
+    for model, shown in _MODELS.items()
+    for method, look in _METHODS.items()
+} | {("linnet", "maml"): Look("LinNet", "#0072b2", "s")}
+
+DATASETS = {
+    "synthetic": "Synthetic",
+    "omniglot": "Omniglot",
+    "omniglot_small": "Omniglot, small archives",
+    "glyphs": "Glyphs",
+    "cifar_fs": "CIFAR-FS",
+    "mini_imagenet": "mini-ImageNet",
+}
+
+# What belongs to no method.
+CHANCE: dict[str, Any] = {"color": "#888888", "linestyle": (0, (4, 3)), "linewidth": 0.9}
+CEILINGS: dict[str, dict[str, Any]] = {
+    "mean classifier": {"color": "#9b2d5e", "linestyle": (0, (1, 1.2)), "linewidth": 1.2},
+    "bayes": {"color": "#9b2d5e", "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 0.9},
+}
+CEILING_NAMES = {"mean classifier": "mean classifier", "bayes": "Bayes classifier"}
+PAPER: dict[str, Any] = {
+    "marker": "D", "markersize": 5.2, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 1.0,
+    "linestyle": "none",
+}  # fmt: skip
+
+
+def look_of(model: str, method: str) -> Look:
+    """Name, colour and marker of a method.
+
+    Raises:
+        FigureError: for a pair that has none.
+    """
+    if (model, method) not in LOOKS:
+        known = ", ".join(f"{m}/{k}" for m, k in LOOKS)
+        raise FigureError(f"no colour for model and method {model}/{method}; known: {known}")
+    return LOOKS[model, method]
+
+
+def dataset_name(dataset: str) -> str:
+    """The data set's name on paper."""
+    return DATASETS.get(dataset, dataset)
+
+
+def context() -> AbstractContextManager[None]:
+    """The style, for a `with` statement around drawing and around saving."""
+    return plt.style.context(["default", str(STYLE_FILE)])
+
+
+def panels(num_panels: int, *, height: float, caption: Sequence[str], top: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A figure of text width with panels side by side and a caption in small print below them.
+
+    Args:
+        num_panels: panels.
+        height: their height with labels, in inches.
+        caption: paragraphs; long ones are broken into lines.
+        top: room above the panels for a legend, in inches.
+
+    Returns:
+        The figure and the panels' axes, left to right.
+    """
+    with context():
+        lines = [line for paragraph in caption for line in _wrapped(paragraph)]
+    below = _CAPTION_LINE * len(lines) + 0.12 if lines else 0.0
+    total = height + below + top
+    figure = plt.figure(figsize=(TEXT_WIDTH, total))
+    room = (0, below / total, 1, height / total)
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.06, h_pad=0.03))
+    figure.text(
+        0.012, 0.04 / total, "\n".join(lines), fontsize=CAPTION_SIZE, va="bottom", ha="left", color="#333333",
+        linespacing=1.25, parse_math=False,
+    )  # fmt: skip
+    axes = figure.subplots(1, num_panels, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _wrapped(paragraph: str) -> list[str]:
+    """Lines that fit, by the width of the letters: a count of characters would be right for one font only."""
+    font = FontProperties(size=CAPTION_SIZE)
+
+    def width(text: str) -> float:
+        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
+
+    lines = [""]
+    for word in paragraph.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and width(longer) > TEXT_WIDTH * _CAPTION_FILL:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [line for line in lines if line]

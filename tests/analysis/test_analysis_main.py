@@ -1,0 +1,116 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from analysis.__main__ import main
+from analysis.store import read_study
+from core import list_runs
+
+
+def tables(results):
+    return sorted(str(path.relative_to(results)) for path in results.glob("[!r]*/*.parquet"))
+
+
+def test_all_studies_of_all_runs_and_then_nothing_to_do(saved, capsys):
+    command = ["all", "--results", str(saved), "--num-tasks", "2", "--quiet"]
+    assert main(command) == 0
+    made = tables(saved)
+    assert [name.split("/")[0] for name in made] == (
+        ["ceilings"] + ["linear_collapse"] * 2 + ["post_adaptation"] * 3 + ["training_curves"] * 3
+    )
+    assert read_study(saved, "post_adaptation")["run"].nunique() == 3
+    before = {name: (saved / name).stat().st_mtime_ns for name in made}
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("made before, with the same settings") == len(made)
+    assert {name: (saved / name).stat().st_mtime_ns for name in made} == before
+    assert main([*command, "--force"]) == 0
+    assert all((saved / name).stat().st_mtime_ns > before[name] for name in made)
+
+
+def test_the_command_is_kept_with_the_table(saved):
+    command = ["training_curves", "--results", str(saved), "--quiet"]
+    assert main(command) == 0
+    for origin in read_study(saved, "training_curves").attrs["provenance"].values():
+        assert origin["command"] == f"python -m analysis training_curves --results {saved} --quiet"
+
+
+def test_one_run_by_its_folder(saved):
+    path = list_runs(saved).query("model == 'linnet'")["path"].item()
+    assert main(["linear_collapse", "--run", path, "--results", str(saved / "out"), "--num-tasks", "2", "--quiet"]) == 0
+    assert len(list((saved / "out" / "linear_collapse").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["post"],
+            "error: unknown study 'post'; known: all, ceilings, linear_collapse, post_adaptation, training_curves",
+        ),
+        (["all", "--num-tasks", "0"], "error: --num-tasks must be at least 1, got 0"),
+        (["all", "--device", "abacus"], "error: there is no device 'abacus' here"),
+        (["all", "--run", "nowhere"], "error: nowhere is no run: it has no config.json"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(saved, capsys, arguments, told):
+    before = sorted(saved.rglob("*"))
+    assert main([*arguments, "--results", str(saved)]) == 2
+    assert capsys.readouterr().err.strip() == told
+    assert sorted(saved.rglob("*")) == before
+
+
+def test_an_empty_folder_has_no_runs(tmp_path, capsys):
+    assert main(["all", "--results", str(tmp_path)]) == 2
+    assert "there is no finished run in" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_do_not_suit_are_told(saved, capsys):
+    unsuited = list_runs(saved).query("model == 'lr' and method == 'maml'")["path"].item()
+    assert main(["linear_collapse", "--run", unsuited, "--results", str(saved)]) == 2
+    assert "does not suit study 'linear_collapse'" in capsys.readouterr().err
+    for path in list_runs(saved)["path"]:
+        if path != unsuited:
+            shutil.rmtree(path)
+    assert main(["linear_collapse", "--results", str(saved)]) == 2
+    assert "suits study 'linear_collapse'" in capsys.readouterr().err
+    assert main(["all", "--results", str(saved), "--num-tasks", "2", "--quiet"]) == 0
+    assert "linear_collapse: no run suits it" in capsys.readouterr().out
+
+
+def test_unfinished_runs_are_skipped_and_named(saved, capsys):
+    path = list_runs(saved)["path"][0]
+    (saved / "runs" / path.split("/")[-1] / "run.json").unlink()
+    assert main(["training_curves", "--results", str(saved), "--quiet"]) == 0
+    assert f"skipped {path}: unfinished" in capsys.readouterr().err
+    assert len(tables(saved)) == 2
+
+
+def test_a_refusal_comes_before_the_first_table(saved, capsys):
+    options = ["--results", str(saved), "--quiet", "--num-tasks"]
+    assert main(["post_adaptation", *options, "2"]) == 0
+    before = tables(saved)
+    capsys.readouterr()
+    assert main(["all", *options, "3"]) == 2
+    assert "--force replaces it" in capsys.readouterr().err
+    assert tables(saved) == before
+
+
+def test_stopping_is_no_traceback(saved, capsys, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.__main__.carry_out", stop)
+    assert main(["training_curves", "--results", str(saved), "--quiet"]) == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_help_states_units_and_defaults():
+    out = subprocess.run(
+        [sys.executable, "-m", "analysis", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for text in ("post_adaptation", "default 100", "default 0", "default results", "test tasks"):
+        assert text in out

@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from analysis.errors import StudyError
+from analysis.registry import STUDIES, carry_out, run_digest, study_named, table_id, up_to_date
+from analysis.store import SCHEMAS, read_table
+from core import list_runs, load_run
+
+
+def runs_in(results):
+    return {(r.config.model, r.config.method): r for r in map(load_run, list_runs(results)["path"])}
+
+
+def test_every_study_has_a_schema_and_a_line():
+    assert set(STUDIES) == set(SCHEMAS)
+    assert all(study.about for study in STUDIES.values())
+    with pytest.raises(StudyError, match="unknown study 'post'; known: ceilings, linear_collapse"):
+        study_named("post")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_of_every_run_that_suits_it_can_be_stored(saved, name):
+    suited = [run for run in runs_in(saved).values() if STUDIES[name].suits(run.config)]
+    assert suited
+    for run in suited:
+        assert not up_to_date(saved, name, run, num_tasks=2, seed=1, force=name == "ceilings")
+        frame = read_table(carry_out(saved, name, run, num_tasks=2, seed=1, command="typed"))
+        assert len(frame)
+        origin = frame.attrs["provenance"]
+        assert origin["study"] == name
+        assert origin["command"] == "typed"
+        assert origin["dataset_fingerprint"]
+        assert origin["wall_seconds"] > 0
+        assert origin["config"].get("method", run.config.method) == run.config.method
+        assert ("num_tasks" in origin["settings"]) == STUDIES[name].meets_tasks
+        assert up_to_date(saved, name, run, num_tasks=2, seed=1)
+
+
+def test_ceilings_are_of_the_tasks_and_not_of_the_run(saved):
+    ids = {table_id("ceilings", run) for run in runs_in(saved).values()}
+    assert ids == {"synthetic-30-points-s0"}
+
+
+def test_ceilings_and_runs_meet_the_same_tasks(saved):
+    run = runs_in(saved)["lr", "maml"]
+    run.theta["fc.weight"].zero_()  # one step from the origin goes along the mean classifier
+    a = read_table(carry_out(saved, "post_adaptation", run, num_tasks=5, seed=1))
+    b = read_table(carry_out(saved, "ceilings", run, num_tasks=5, seed=1))
+    for seen in ("same", "fresh"):
+        ours = a[(a["points_seen"] == seen) & (a["step"] == 1) & (a["split"] == "query")]
+        ceiling = b[(b["evaluated_on"] == seen) & (b["ceiling"] == "mean classifier")]
+        assert ours["accuracy"].tolist() == pytest.approx(ceiling["accuracy"].tolist())
+
+
+def test_a_table_with_other_settings_is_not_replaced_by_the_way(saved):
+    run = runs_in(saved)["lr", "maml"]
+    path = carry_out(saved, "post_adaptation", run, num_tasks=2, seed=1)
+    with pytest.raises(StudyError, match="was made with num_tasks 2, not 3, seed 1, not 0; --force replaces it"):
+        up_to_date(saved, "post_adaptation", run, num_tasks=3, seed=0)
+    assert not up_to_date(saved, "post_adaptation", run, num_tasks=3, seed=0, force=True)
+    path.write_bytes(b"not parquet")
+    with pytest.raises(StudyError, match=r"damaged.*--force replaces it"):
+        up_to_date(saved, "post_adaptation", run, num_tasks=2, seed=1)
+
+
+def test_a_run_trained_again_has_a_stale_table(saved):
+    run = runs_in(saved)["lr", "klin"]
+    carry_out(saved, "post_adaptation", run, num_tasks=2)
+    for again in (
+        replace(run, theta={name: tensor + 1e-6 for name, tensor in run.theta.items()}),
+        replace(run, xi={name: tensor + 1e-6 for name, tensor in run.xi.items()}),
+        replace(run, curve=pd.concat([run.curve, run.curve])),
+    ):
+        assert run_digest(again) != run_digest(run)
+        assert not up_to_date(saved, "post_adaptation", again, num_tasks=2, seed=0)
+
+
+def test_a_run_that_does_not_suit_is_refused(saved):
+    run = runs_in(saved)["lr", "maml"]
+    with pytest.raises(StudyError, match="does not suit study 'linear_collapse'"):
+        carry_out(saved, "linear_collapse", run)

@@ -1,0 +1,105 @@
+"""Small tables of known numbers, written through the store."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.store import provenance, write_table
+
+matplotlib.use("agg")
+
+PAPER_SETTINGS: dict[str, dict[str, Any]] = {
+    "synthetic": {"steps": 1, "ways": None, "shots": None, "iterations": 30_000, "tasks_per_iteration": 1},
+    "images": {"steps": 2, "ways": 5, "shots": 1, "iterations": 600, "tasks_per_iteration": 32},
+}
+
+
+class Results:
+    """A folder of results to which tables are added, by default with the settings of the paper."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def config(self, dataset: str, model: str, method: str, seed: int, **changes: Any) -> dict[str, Any]:
+        settings = PAPER_SETTINGS["synthetic" if dataset == "synthetic" else "images"]
+        own = {"dataset": dataset, "model": model, "method": method, "seed": seed, "adapt_lr": 0.5}
+        return {**own, "points": None, "same_points": None, "eval_every": 100, **settings, **changes}
+
+    def run_id(self, config: Mapping[str, Any]) -> str:
+        return f"{config['dataset']}-{config['model']}-{config['method']}-s{config['seed']}-{config['iterations']}"
+
+    def measured(
+        self, dataset: str, model: str, method: str, seed: int,
+        accuracies: Sequence[float] | Mapping[str, Sequence[float]], *, status: str = "ok",
+        lost_tasks: Sequence[int] = (), task_seed: int = 0, **changes: Any,
+    ) -> str:  # fmt: skip
+        """Add a table post_adaptation; accuracies (fractions) by task, for synthetic tasks also by points seen."""
+        config = self.config(dataset, model, method, seed, **changes)
+        run, steps = self.run_id(config), config["steps"]
+        if not isinstance(accuracies, Mapping):
+            accuracies = {"same" if dataset == "synthetic" else "": accuracies}
+        rows = []
+        for points_seen, values in accuracies.items():
+            for task, value in enumerate(values):
+                bad = status if status != "ok" else "diverged" if task in lost_tasks else "ok"
+                for step in range(steps + 1):
+                    for split in ("support", "query"):
+                        # Only the last step's query rows are what a figure may use; the others are decoys.
+                        wanted = step == steps and split == "query"
+                        accuracy = np.nan if bad != "ok" else value if wanted else 0.123
+                        rows.append((points_seen, task, step, split, accuracy, bad))
+        frame = pd.DataFrame(rows, columns=["points_seen", "task", "step", "split", "accuracy", "status"])
+        frame = frame.assign(
+            run=run, dataset=dataset, model=model, method=method, seed=seed, steps=steps, adapt_lr=0.5,
+            ways=pd.array([config["ways"]] * len(frame), dtype="Int64"),
+            shots=pd.array([config["shots"]] * len(frame), dtype="Int64"),
+            task_seed=task_seed, loss=frame["accuracy"] * 0 + 0.5,
+        )  # fmt: skip
+        write_table(self.folder, "post_adaptation", run, frame, provenance(config=config, command="test"))
+        return run
+
+    def curve(
+        self, dataset: str, model: str, method: str, seed: int, points: Mapping[int, float], *, status: str = "ok",
+        num_tasks: int = 20, **changes: Any,
+    ) -> str:  # fmt: skip
+        """Add a table training_curves; test accuracy (a fraction) by iteration, and decoys for the other splits."""
+        config = self.config(dataset, model, method, seed, **changes)
+        run = self.run_id(config)
+        rows = [
+            (iteration, split, 0.5, accuracy if split == "test" else 0.123)
+            for iteration, accuracy in points.items()
+            for split in ("train", "validation", "test")
+        ]
+        frame = pd.DataFrame(rows, columns=["iteration", "split", "loss", "accuracy"]).assign(
+            run=run, dataset=dataset, model=model, method=method, seed=seed, status=status, num_tasks=num_tasks
+        )
+        write_table(self.folder, "training_curves", run, frame, provenance(config=config, command="test"))
+        return run
+
+    def ceilings(self, values: Mapping[tuple[str, str], Sequence[float]], *, points: int = 1000, id: str = "c") -> None:
+        """Add a table ceilings; accuracies (fractions) by task, by (ceiling, evaluated_on)."""
+        frame = pd.DataFrame(
+            [(c, on, t, float(v)) for (c, on), numbers in values.items() for t, v in enumerate(numbers)],
+            columns=["ceiling", "evaluated_on", "task", "accuracy"],
+        ).assign(dataset="synthetic", points=points, task_seed=0)
+        write_table(self.folder, "ceilings", id, frame, provenance(command="test"))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """An empty folder of results."""
+    return Results(tmp_path / "results")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Leave no figure open."""
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")

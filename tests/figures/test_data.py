@@ -1,0 +1,209 @@
+"""Which runs are put together, and the estimates, against numbers on paper."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+
+from core.tasks.synthetic import SyntheticTasks
+from figures import data
+from figures.data import Where
+from figures.errors import FigureError, MissingTable, StudyError
+from figures.fig1 import NEEDED
+
+STUDY = "post_adaptation"
+
+
+def groups(results, dataset, *where):
+    return data.by_method(data.in_setting(data.read_runs(results.folder, STUDY, NEEDED, where), dataset))
+
+
+def test_an_estimate_is_the_mean_of_the_runs_at_the_last_step_in_percent(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4, 0.6, 0.4])
+    results.measured("glyphs", "lr", "maml", 7, [0.6, 0.4, 0.8, 0.6])
+    found = data.estimate(groups(results, "glyphs")["lr", "maml"], "")
+    assert found.seeds == ((0, pytest.approx(40)), (7, pytest.approx(60)))
+    assert found.mean == pytest.approx(50)
+    assert found.std == pytest.approx(math.sqrt(200))  # (10^2 + 10^2) / (2 - 1)
+    assert found.num_tasks == 4
+    # Over the four tasks' means 40, 40, 70, 50, whatever the seeds' spread.
+    assert 40 <= found.low < 50 < found.high <= 70
+    assert found.interval == "95 % BCa bootstrap interval over test tasks"
+    assert found.lost == ()
+
+
+def test_methods_may_have_unequal_numbers_of_seeds(results):
+    for seed in range(3):
+        results.measured("glyphs", "lr", "maml", seed, [0.1 * seed, 0.1 * seed + 0.2])
+    results.measured("glyphs", "lr", "kfc", 5, [0.5, 0.75])
+    found = {pair: data.estimate(group, "") for pair, group in groups(results, "glyphs").items()}
+    assert list(found) == [("lr", "maml"), ("lr", "kfc")]  # the table's order, not the files'
+    assert found["lr", "maml"].mean == pytest.approx(20)
+    assert found["lr", "kfc"].mean == pytest.approx(62.5)
+    assert math.isnan(found["lr", "kfc"].std)
+
+
+def test_own_and_fresh_points_are_kept_apart(results):
+    results.measured("synthetic", "lr", "klin", 0, {"same": [0.9, 0.92], "fresh": [0.8, 0.84]})
+    group = groups(results, "synthetic")["lr", "klin"]
+    assert data.estimate(group, "same").mean == pytest.approx(91)
+    assert data.estimate(group, "fresh").mean == pytest.approx(82)
+    assert data.estimate(group, "") is None
+
+
+def test_a_diverged_run_is_counted_and_named_and_not_averaged(results):
+    results.measured("glyphs", "lr", "kfc", 0, [0.7, 0.9])
+    lost = results.measured("glyphs", "lr", "kfc", 1, [0.2, 0.2], status="diverged")
+    partly = results.measured("glyphs", "lr", "kfc", 2, [0.2, 0.2, 0.2], lost_tasks=[1])
+    found = data.estimate(groups(results, "glyphs")["lr", "kfc"], "")
+    assert found.mean == pytest.approx(80)
+    assert found.seeds == ((0, pytest.approx(80)),)
+    assert found.lost == ((lost, "diverged"), (partly, "diverged on 1 of 3 tasks"))
+    assert found.lost_text == "2 of 3 diverged"
+
+
+def test_if_all_runs_diverged_there_is_no_mean(results):
+    results.measured("glyphs", "lr", "kfc", 0, [0.2], status="diverged")
+    results.measured("glyphs", "lr", "kfc", 1, [0.2], status="failed: no memory")
+    found = data.estimate(groups(results, "glyphs")["lr", "kfc"], "")
+    assert math.isnan(found.mean)
+    assert found.seeds == ()
+    assert found.lost_text == "1 of 2 diverged, 1 of 2 failed"
+
+
+def test_runs_that_met_other_tasks_are_refused(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2, 0.3])
+    results.measured("glyphs", "lr", "maml", 1, [0.2, 0.3, 0.4])
+    with pytest.raises(StudyError, match="did not meet the same tasks"):
+        data.estimate(groups(results, "glyphs")["lr", "maml"], "")
+
+
+def test_runs_of_two_lengths_are_never_pooled(results):
+    short = results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4])
+    long = results.measured("glyphs", "lr", "maml", 1, [0.6, 0.8], iterations=60_000)
+    with pytest.raises(FigureError, match="LR on glyphs differ in iterations") as error:
+        groups(results, "glyphs")
+    for told in (short, long, "--where glyphs:iterations=VALUE"):
+        assert told in str(error.value)
+    chosen = groups(results, "glyphs", Where.parse("glyphs:iterations=60000"))
+    assert data.estimate(chosen["lr", "maml"], "").mean == pytest.approx(70)
+
+
+def test_methods_may_differ_in_length_but_not_in_their_tasks(results):
+    results.measured("synthetic", "lr", "maml", 0, [0.5, 0.6])
+    results.measured("synthetic", "linnet", "maml", 0, [0.5, 0.6], iterations=10)
+    assert len(groups(results, "synthetic")) == 2
+    results.measured("synthetic", "lr", "klin", 0, [0.5, 0.6], points=10)
+    with pytest.raises(FigureError, match="differ in points"):
+        groups(results, "synthetic")
+
+
+def test_runs_of_other_experiments_are_left_out(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4])
+    results.measured("glyphs", "lr", "maml", 1, [0.9, 0.9], ways=10, iterations=601)
+    results.measured("glyphs", "cnn", "maml", 0, [0.9, 0.9])
+    found = groups(results, "glyphs")
+    assert list(found) == [("lr", "maml")]
+    assert data.estimate(found["lr", "maml"], "").mean == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("iterations=600", Where(None, "iterations", 600)),
+        ("glyphs:same_points=false", Where("glyphs", "same_points", False)),
+        ("meta_optimizer=sgd", Where(None, "meta_optimizer", "sgd")),
+    ],
+)
+def test_a_choice_of_runs_is_read(text, where):
+    assert Where.parse(text) == where
+
+
+@pytest.mark.parametrize("text", ["iterations", "=3", "glyphs:=3", ":iterations=3", "iterations="])
+def test_a_choice_that_is_none_is_refused(text):
+    with pytest.raises(FigureError, match="KEY=VALUE"):
+        Where.parse(text)
+
+
+def test_a_choice_leaves_other_data_sets_alone(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2])
+    results.measured("synthetic", "lr", "maml", 0, [0.2])
+    runs = data.read_runs(results.folder, STUDY, NEEDED, [Where.parse("glyphs:iterations=600")])
+    assert len(runs.configs) == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ("glyphs:iterations=7", "no run has glyphs:iterations=7; there are runs with 600"),
+        ("mnist:iterations=7", "unknown dataset 'mnist'; known: glyphs"),
+        ("itterations=600", "unknown setting 'itterations'; known: .*iterations"),
+    ],
+)
+def test_a_choice_that_nothing_fits_says_what_there_is(results, choice, told):
+    results.measured("glyphs", "lr", "maml", 0, [0.2])
+    with pytest.raises(StudyError, match=told):
+        data.read_runs(results.folder, STUDY, NEEDED, [Where.parse(choice)])
+
+
+def test_a_missing_table_names_the_command_that_makes_it(results):
+    with pytest.raises(MissingTable, match=r"python -m analysis post_adaptation --results .*results"):
+        data.read_runs(results.folder, STUDY, NEEDED)
+
+
+def test_a_missing_column_is_named(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2])
+    with pytest.raises(FigureError, match="post_adaptation lacks column luck, charm"):
+        data.read_runs(results.folder, STUDY, [*NEEDED, "luck", "charm"])
+
+
+def test_ceilings_by_points_and_kind(results):
+    results.ceilings(
+        {("mean classifier", "same"): [0.9, 0.94], ("bayes", "same"): [1, 1], ("bayes", "fresh"): [0.8, 0.9]}
+    )
+    # A longer table of the same tasks: its first two are no new evidence.
+    results.ceilings({("mean classifier", "same"): [0.9, 0.94, 0.98]}, id="longer")
+    results.ceilings({("mean classifier", "same"): [0.6, 0.6]}, points=5, id="a first one")
+    found = data.ceiling_estimates(data.read_ceilings(results.folder), points=1000, evaluated_on="same")
+    assert [(c.name, c.num_tasks) for c in found] == [("mean classifier", 3), ("bayes", 2)]
+    np.testing.assert_allclose([c.mean for c in found], [94, 100])
+    assert found[1].interval == ""  # no length, no interval
+    assert data.ceiling_estimates(None, points=1000, evaluated_on="same") == ()
+
+
+def test_a_caption_states_lengths_against_the_papers(results):
+    results.measured("omniglot_small", "lr", "maml", 0, [0.2, 0.3])
+    results.measured("omniglot_small", "linnet", "maml", 0, [0.2, 0.3], iterations=60_000, tasks_per_iteration=4)
+    results.measured("omniglot_small", "linnet", "maml", 1, [0.2, 0.3], iterations=60_000, tasks_per_iteration=4)
+    estimates = [data.estimate(group, "") for group in groups(results, "omniglot_small").values()]
+    assert data.describe("omniglot_small", estimates) == (
+        "Omniglot, small archives: 5-way 1-shot, 2 adaptation steps; LR 600, LinNet 60,000 iterations (paper: 60,000); "
+        "LR 32, LinNet 4 tasks an iteration (paper: 32); LR 1, LinNet 2 seeds; 2 test tasks (paper: 600)."
+    )
+
+
+def test_the_full_length_is_said_to_be_the_papers(results):
+    results.measured("synthetic", "lr", "maml", 0, [0.5, 0.6])
+    (group,) = groups(results, "synthetic").values()
+    assert data.describe("synthetic", [data.estimate(group, "same")], "same") == (
+        "Synthetic: 2 classes, 1,000 points a task, measured on the points adapted to; 1 adaptation step; 30,000 "
+        "iterations (as in the paper); 1 seed; 2 test tasks."
+    )
+
+
+def test_settings_left_to_the_data_set_are_those_of_the_data_set():
+    defaults = {name: p.default for name, p in inspect.signature(SyntheticTasks).parameters.items()}
+    assert {key: defaults[key] for key in data.SYNTHETIC_DEFAULTS} == data.SYNTHETIC_DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("datasets", "label"),
+    [
+        (["synthetic", "omniglot"], "paper"),
+        (["synthetic", "glyphs"], "paper (right: full Omniglot)"),
+        (["omniglot_small"], "paper (full Omniglot)"),
+    ],
+)
+def test_the_papers_values_say_which_data_they_are_of(datasets, label):
+    assert data.paper_label(datasets) == label
