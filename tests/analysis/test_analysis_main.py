@@ -91,7 +91,7 @@ def test_unfinished_runs_are_skipped_and_named(saved, capsys):
 
 def test_a_refusal_comes_before_the_first_table(saved, capsys):
     options = ["--results", str(saved), "--quiet", "--num-tasks"]
-    assert main(["post_adaptation", *options, "2"]) == 0
+    assert main(["linear_collapse", *options, "2"]) == 0
     before = tables(saved)
     capsys.readouterr()
     assert main(["all", *options, "3"]) == 2

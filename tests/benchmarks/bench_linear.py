@@ -6,8 +6,9 @@
 Both sides run here and now, on the same machine, in a shuffled order; a ratio is the median over rounds of the ratio
 within a round, so that a machine that slows down in between slows both. Nothing is asserted: numbers are for people.
 
-The reference runs one task (and seed) at a time and gives every task its own copy of each factor, multiplied as matrices (not the
-dense Kronecker products of the small tests), with one backward pass a step and no copies made to look bad.
+The reference runs one task (and seed) at a time and gives every task its own copy of each factor, multiplied as
+matrices (not the dense Kronecker products of the small tests), with one backward pass a step and no copies made to
+look bad.
 """
 
 import argparse
