@@ -44,8 +44,9 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# One thread a test process: two that wait for each other on two cores take nine times as long.
 test: lint  ## lint, check types, run the tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

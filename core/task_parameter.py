@@ -71,7 +71,8 @@ class TaskParameter:
 
     def value(self) -> Tensor:
         """The tensor of each task, (N, *shape), recorded for element-wise use."""
-        self._record.read = self.materialise()
+        if self._record.read is None:  # one tensor however often it is read, so that its gradient is whole
+            self._record.read = self.materialise()
         return self._record.read
 
     def materialise(self) -> Tensor:

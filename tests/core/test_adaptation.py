@@ -16,9 +16,10 @@ from core.tasks.base import Episodes
 from tests import naive
 from tests.naive import PROBLEMS, RULES, NaiveRule, Tensors
 
-# (tolerance, floor) of `naive.assert_close`. Float32 rounds terms that cancel in some of the small gradients (by a
-# factor of 1e5 in the worst), so there a tensor is measured against at least 1 % of the largest.
-REFERENCE_TOLERANCE = {torch.float64: (1e-10, 0.0), torch.float32: (1e-5, 1e-2)}
+# (tolerance, floor) of `naive.assert_close`. In float32 some of the small gradients are what is left of larger terms
+# that cancel (the reference in float32 is as far from float64, up to 3e-5 of such a tensor), so there a tensor
+# is measured against at least 5 % of the largest.
+REFERENCE_TOLERANCE = {torch.float64: (1e-10, 0.0), torch.float32: (1e-5, 5e-2)}
 DIFFERENCES_TOLERANCE = 1e-6
 
 

@@ -52,6 +52,15 @@ def test_one_matrix_used_twice_gets_both_gradients():
     torch.testing.assert_close(parameter.materialise(), leaf - 0.1 * grad)
 
 
+def test_a_value_read_twice_gets_both_gradients():
+    parameter = TaskParameter(torch.tensor([[2.0]], requires_grad=True), 2)
+    out = 3.0 * parameter.value() + parameter.value().square()
+    record = parameter.take_record()
+    parameter.adapt(record, torch.autograd.grad(out.sum(), record.watched()), 0.1, constant=True)
+    # By hand: 2 - 0.1 * (3 + 2 * 2).
+    torch.testing.assert_close(parameter.materialise(), torch.full((2, 1), 1.3))
+
+
 def test_a_record_is_taken_once():
     parameter = TaskParameter(torch.eye(3).unsqueeze(0), 1)
     parameter.right(torch.ones(1, 2, 3))

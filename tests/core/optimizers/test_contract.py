@@ -113,7 +113,8 @@ def test_zero_gradient_without_bias_gives_zero(naive_rule: NaiveRule):
     rule = build(naive_rule)
     zeros = {k: torch.zeros_like(v) for k, v in theta.items()}
     update = rule.update(naive.randomise(rule.init(theta)), zeros)
-    assert all(torch.equal(update[k], zeros[k]) for k in theta)
+    # Not exactly: a norm that must not be 0 may be held at the smallest number there is.
+    assert all(update[k].abs().max() < 1e-300 for k in theta)
 
 
 @pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
