@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from core.errors import UserError, unknown_name
-from core.losses import task_accuracies, task_losses
+from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer, check_tensors
 from core.task_parameter import Record, TaskParameter
 from core.tasks.base import Episodes, Kind
@@ -247,7 +247,7 @@ def replica_meta_gradient(
     loop: InnerLoop,
     *,
     tasks_per_chunk: int | None = None,
-) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Meta-losses and meta-gradients of S replicas at once.
 
     Args:
@@ -260,8 +260,7 @@ def replica_meta_gradient(
         tasks_per_chunk: tasks of each replica that go through at once; the others wait, and gradients add up.
 
     Returns:
-        Query losses (S,) and accuracies (S,), means over T tasks, and the gradients (S, *shape) of the losses with
-        respect to theta and xi.
+        Query losses (S,), means over T tasks, and their gradients (S, *shape) with respect to theta and xi.
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
@@ -271,24 +270,20 @@ def replica_meta_gradient(
     size = num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
     if size < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
-    loss_sum = accuracy_sum = torch.zeros((), device=episodes.support_x.device)
+    chunk_losses: list[Tensor] = []
     total: list[Tensor] = []
     for start in range(0, num_tasks, size):
         part = replica_slice(episodes, num_replicas, start, start + size)
         *_, (_, forward, _) = inner_loop(
             model, rule, leaves, leaves_xi, part.support_x, part.support_y, part.kind, loop, create_graph=True
         )
-        outputs = forward(part.query_x)
-        losses = task_losses(outputs, part.query_y, part.kind).view(num_replicas, -1)
+        losses = task_losses(forward(part.query_x), part.query_y, part.kind)
         grads = torch.autograd.grad(losses.sum() / num_tasks, inputs, materialize_grads=True)
         total = [a + b for a, b in zip(total, grads, strict=True)] if total else list(grads)
-        accuracies = task_accuracies(outputs.detach(), part.query_y, part.kind).view(num_replicas, -1)
-        loss_sum = losses.detach().sum(1) + loss_sum
-        accuracy_sum = accuracies.sum(1) + accuracy_sum
+        chunk_losses.append(losses.detach().view(num_replicas, -1))
     split = len(leaves)
     return (
-        loss_sum / num_tasks,
-        accuracy_sum / num_tasks,
+        torch.cat(chunk_losses, dim=1).mean(dim=1),
         dict(zip(leaves, total[:split], strict=True)),
         dict(zip(leaves_xi, total[split:], strict=True)),
     )
@@ -366,7 +361,7 @@ def meta_gradient(
         UserError: for names or shapes that do not fit together.
     """
     loop = checked_loop(model, rule, theta, xi, steps, lr, first_order, lr_scope, adapted)
-    loss, _, g_theta, g_xi = replica_meta_gradient(
+    loss, g_theta, g_xi = replica_meta_gradient(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )
     return loss[0], ({n: g[0] for n, g in g_theta.items()}, {n: g[0] for n, g in g_xi.items()})

@@ -74,9 +74,9 @@ EXPERIMENTS: dict[str, Callable[..., list[TrainConfig]]] = {
 # What the quick preset shortens; everything else is as in the paper.
 QUICK: dict[str, dict[str, int]] = {
     "synthetic_linear": {},
-    "glyphs_linear": {"iterations": 600},
-    "omniglot_linear": {"iterations": 600},
-    "omniglot_small_linear": {"iterations": 600},
+    "glyphs_linear": {"iterations": 300},
+    "omniglot_linear": {"iterations": 300},
+    "omniglot_small_linear": {"iterations": 300},
 }
 
 

@@ -79,6 +79,8 @@ class TaskParameter:
         """The tensor of each task, (N, *shape)."""
         if self._own is not None:
             return self._own
+        if self.num_tasks == 1 and not self._thin:
+            return self.shared
         own = self.shared.unsqueeze(1).expand(-1, self.num_tasks, *self.shared.shape[1:]).flatten(0, 1)
         for y, z in self._thin:
             own = own - y.mT @ z
@@ -123,10 +125,13 @@ class TaskParameter:
         else:
             shared = self.shared.mT if transposed else self.shared
             replicas = len(shared)
-            # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
-            tall = rows.reshape(replicas, -1, rows.shape[-1])
-            tall = (tall[0] @ shared[0]).unsqueeze(0) if replicas == 1 else tall @ shared
-            out = tall.view(*rows.shape[:-1], -1)
+            if replicas == len(rows):
+                out = rows @ shared
+            else:
+                # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
+                tall = rows.reshape(replicas, -1, rows.shape[-1])
+                tall = (tall[0] @ shared[0]).unsqueeze(0) if replicas == 1 else tall @ shared
+                out = tall.view(*rows.shape[:-1], -1)
             for y, z in self._thin:
                 first, second = (z, y) if transposed else (y, z)
                 out = out - (rows @ first.mT) @ second

@@ -5,6 +5,7 @@ tasks (several methods on the same seeds) walk through them side by side, so tha
 changes what a run is: its tasks and initial weights are addressed by its own seed and the iteration.
 """
 
+import math
 import signal
 import threading
 import time
@@ -92,7 +93,7 @@ class Group:
         self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
         self.seconds = 0.0
         self.finished: list[Run] = []
-        self.loss = self.accuracy = float("nan")
+        self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
 
     @property
     def target(self) -> int:
@@ -108,7 +109,13 @@ class Group:
     def label(self) -> str:
         """What is trained, for people."""
         config = (self.configs or [run.config for run in self.finished])[0]
-        return f"{config.dataset} {config.model} {config.method}"
+        return f"{config.model} {config.method}"
+
+    @property
+    def progress(self) -> str:
+        """Loss of the last iteration and the curve's last test accuracy, means over the runs, for people."""
+        accuracy = sum(curve[-1][3] for curve in self.curves) / len(self.curves)
+        return f"loss {self.loss.mean().item():.3f} test acc {accuracy:.3f}"
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.configs[0]
@@ -119,16 +126,16 @@ class Group:
     def step(self, episodes: Episodes) -> None:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
         started = time.perf_counter()
-        loss, accuracy, g_theta, g_xi = replica_meta_gradient(
+        loss, g_theta, g_xi = replica_meta_gradient(
             self.model, self.rule, self.theta, self.xi, episodes, self.loop, tasks_per_chunk=self.tasks_per_chunk
         )
-        finite = loss.isfinite()
-        if not finite.all():
-            keep = finite.nonzero().flatten()
-            self._drop_diverged(finite.tolist())
+        finite = [math.isfinite(value) for value in loss.tolist()]
+        if not all(finite):
+            keep = [i for i, alive in enumerate(finite) if alive]
+            self._drop_diverged(finite)
             if not self.configs:
                 return
-            loss, accuracy = loss[keep], accuracy[keep]
+            loss = loss[keep]
             g_theta = {name: g[keep] for name, g in g_theta.items()}
             g_xi = {name: g[keep] for name, g in g_xi.items()}
         for tensors, grads in ((self.theta, g_theta), (self.xi, g_xi)):
@@ -136,8 +143,8 @@ class Group:
                 tensor.grad = grads[name]
         self.optimizer.step()
         self.iteration += 1
+        self.loss = loss
         self.seconds += time.perf_counter() - started
-        self.loss, self.accuracy = loss.mean().item(), accuracy.mean().item()
 
     def _drop_diverged(self, finite: list[bool]) -> None:
         """Finish the runs whose meta-loss is not finite, and go on with the others."""
@@ -334,7 +341,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
         total=target,
         initial=first.iteration,
         disable=not progress,
-        desc=", ".join(dict.fromkeys(group.label for group in groups)),
+        desc=first.configs[0].dataset if len(groups) > 1 else f"{first.configs[0].dataset} {first.label}",
         unit="it",
         mininterval=0.5,
         dynamic_ncols=True,
@@ -376,10 +383,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
                 group.step(joined[key])
             bar.update()
             if iteration % 20 == 0:
-                bar.set_postfix(
-                    {f"{g.configs[0].method} loss": f"{g.loss:.3f} acc {g.accuracy:.3f}" for g in active if g.configs},
-                    refresh=False,
-                )
+                bar.set_postfix({g.label: g.progress for g in active if g.configs}, refresh=False)
     for writer in writers.values():
         writer.close()
 

@@ -138,7 +138,7 @@ def test_replicas_are_runs_of_their_own(name: str, naive_rule: NaiveRule, first_
     )
     loop = InnerLoop(3, 0.1, first_order)
     for chunk in (None, 1):
-        loss, _, g_theta, g_xi = replica_meta_gradient(model, rule, theta, xi, episodes, loop, tasks_per_chunk=chunk)
+        loss, g_theta, g_xi = replica_meta_gradient(model, rule, theta, xi, episodes, loop, tasks_per_chunk=chunk)
         for i, (_, _, one_theta, one_xi, one_episodes) in enumerate(singles):
             expected, (e_theta, e_xi) = naive.meta_gradient(
                 model, naive_rule, one_theta, one_xi, one_episodes, steps=3, lr=0.1, first_order=first_order
