@@ -2,8 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from torch import Tensor
+
+
+class Side(Enum):
+    """How a matrix M was applied: x M, x M^T, or M x."""
+
+    RIGHT = auto()
+    RIGHT_T = auto()
+    LEFT = auto()
 
 
 @dataclass
@@ -11,11 +20,11 @@ class Record:
     """How a parameter was used: what `TaskParameter.adapt` needs to know.
 
     Attributes:
-        applications: (input, output, transposed) of each product with the matrix.
+        applications: (rows, output, side) of each product with the matrix.
         read: the value handed out for element-wise use, if any.
     """
 
-    applications: list[tuple[Tensor, Tensor, bool]] = field(default_factory=list)
+    applications: list[tuple[Tensor, Tensor, Side]] = field(default_factory=list)
     read: Tensor | None = None
 
     def watched(self) -> list[Tensor]:
@@ -63,11 +72,18 @@ class TaskParameter:
 
     def right(self, x: Tensor) -> Tensor:
         """x M for rows x (N, ..., p): (N, ..., q)."""
-        return self._apply(x, transposed=False)
+        return self._apply(x, Side.RIGHT)
 
     def right_t(self, x: Tensor) -> Tensor:
         """x M^T for rows x (N, ..., q): (N, ..., p)."""
-        return self._apply(x, transposed=True)
+        return self._apply(x, Side.RIGHT_T)
+
+    def left(self, x: Tensor) -> Tensor:
+        """M x for columns x (N, q, c): (N, p, c). Made for small M, which each task then has as a whole."""
+        out = self.materialise() @ x
+        # M x = (x^T M^T)^T, so what `adapt` needs is that of `right_t` on the rows x^T.
+        self._record.applications.append((x.mT, out, Side.LEFT))
+        return out
 
     def value(self) -> Tensor:
         """The tensor of each task, (N, *shape), recorded for element-wise use."""
@@ -98,8 +114,9 @@ class TaskParameter:
         """
         changes: list[tuple[Tensor, Tensor]] = []
         # The gradient of a value that was read comes after those of the applications.
-        for (x, _, transposed), c in zip(record.applications, gradients, strict=False):
-            y, z = (c, x) if transposed else (x, c)
+        for (x, _, side), gradient in zip(record.applications, gradients, strict=False):
+            c = gradient.mT if side is Side.LEFT else gradient
+            y, z = (x, c) if side is Side.RIGHT else (c, x)
             changes.append((y.detach(), z.detach() * lr) if constant else (y, z * lr))
         if record.read is not None:
             step = gradients[-1] * lr
@@ -118,7 +135,8 @@ class TaskParameter:
             own = own - y.mT @ z
         self._own, self._thin = own, []
 
-    def _apply(self, x: Tensor, *, transposed: bool) -> Tensor:
+    def _apply(self, x: Tensor, side: Side) -> Tensor:
+        transposed = side is Side.RIGHT_T
         rows = x.reshape(len(x), -1, x.shape[-1])  # (N, r, p)
         if self._own is not None:
             out = rows @ (self._own.mT if transposed else self._own)
@@ -130,10 +148,10 @@ class TaskParameter:
             else:
                 # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
                 tall = rows.reshape(replicas, -1, rows.shape[-1])
-                tall = (tall[0] @ shared[0]).unsqueeze(0) if replicas == 1 else tall @ shared
+                tall = (tall.squeeze(0) @ shared.squeeze(0)).unsqueeze(0) if replicas == 1 else tall @ shared
                 out = tall.view(*rows.shape[:-1], -1)
             for y, z in self._thin:
                 first, second = (z, y) if transposed else (y, z)
                 out = out - (rows @ first.mT) @ second
-        self._record.applications.append((rows, out, transposed))
+        self._record.applications.append((rows, out, side))
         return out.view(*x.shape[:-1], out.shape[-1])

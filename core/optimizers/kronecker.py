@@ -8,6 +8,7 @@ from torch.nn.functional import relu
 
 from core.errors import UserError
 from core.optimizers.base import MetaOptimizer, Parts
+from core.task_parameter import TaskParameter
 
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
@@ -34,6 +35,13 @@ def as_matrices(grad: Tensor) -> Tensor:
 def from_matrices(matrices: Tensor, shape: torch.Size) -> Tensor:
     """The inverse of `as_matrices`: (T, N, n, m) as `shape`, (T, *one task's shape)."""
     return (matrices.mT if len(shape) == 5 else matrices).reshape(shape)
+
+
+def left(factor: TaskParameter, matrices: Tensor) -> Tensor:
+    """L G for the matrices (T, N, n, m) of each task."""
+    if matrices.shape[1] == 1:
+        return factor.left(matrices.squeeze(1)).unsqueeze(1)
+    return factor.right_t(matrices.mT).mT  # many matrices share L, which then is applied to all of their columns
 
 
 class KFC(MetaOptimizer):
@@ -91,8 +99,8 @@ class KFC(MetaOptimizer):
         for i in range(self.depth):
             if i > 0:
                 hidden = relu(hidden)
-            hidden = parts[f"L{i}"].right_t(hidden.mT).mT  # L H = (H^T L^T)^T
-            hidden = parts[f"R{i}"].right(hidden)
+            # R first: the gradient of L is then a product with what is at hand, L's input, and needs no R^T.
+            hidden = left(parts[f"L{i}"], parts[f"R{i}"].right(hidden))
             if self.bias:
                 b = parts[f"b{i}"].value()
                 hidden = hidden + (b if b.ndim == 4 else b.unsqueeze(1))

@@ -49,9 +49,13 @@ def test_meta_gradient_is_the_reference(problem: str, naive_rule: NaiveRule, dty
     wide_model, _, _ = naive.make_problem(problem)
     wide = [{k: v.double() for k, v in tensors.items()} for tensors in (theta, xi)]
     dense = NaiveRule(**{**vars(naive_rule), "dense_kron": True})
-    tolerance, floor = REFERENCE_TOLERANCE[dtype]
     # On "wide", 5 steps add up to a change of xi of full rank; after fewer it is of low rank.
     for steps in (1, 2, 3, 5) if problem == "wide" else (1, 2, 3):
+        tolerance, floor = REFERENCE_TOLERANCE[dtype]
+        if steps == 5 and dtype == torch.float32:
+            # Five steps of adapted maps magnify rounding by about 15: KFC at 1, 2, 3, 5 steps is off by 5e-7, 7e-7,
+            # 3e-6, 3e-5 here, the reference in float32 by 4e-7, 8e-7, 1e-6, 6e-6. In float64 both agree to 1e-10.
+            tolerance *= 10
         for first_order, lr_scope in ((False, "both"), (True, "both"), (False, "xi")):
             if lr_scope == "xi" and dtype == torch.float32:
                 continue  # steps of rate 1 amplify rounding here, for both implementations

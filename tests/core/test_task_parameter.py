@@ -39,6 +39,23 @@ def test_steps_are_those_of_autograd(rows, transposed):
     assert (parameter._own is None) == (rows == 1), "few rows must stay thin, many must not"
 
 
+def test_a_left_product_takes_the_step_of_autograd():
+    torch.manual_seed(0)
+    shared = torch.randn(REPLICAS, P, Q, dtype=torch.float64, requires_grad=True)
+    parameter = TaskParameter(shared, TASKS)
+    dense = shared.detach().repeat_interleave(TASKS, 0)
+    for columns in (2, 1):
+        x = torch.randn(REPLICAS * TASKS, Q, columns, dtype=torch.float64)
+        c = torch.randn(REPLICAS * TASKS, P, columns, dtype=torch.float64)
+        out = parameter.left(x)
+        torch.testing.assert_close(out, dense @ x)
+        record = parameter.take_record()
+        grads = torch.autograd.grad((out * c).sum(), record.watched(), retain_graph=True)
+        parameter.adapt(record, grads, 0.1, constant=True)
+        dense = dense - 0.1 * c @ x.mT
+        torch.testing.assert_close(parameter.materialise(), dense)
+
+
 def test_one_matrix_used_twice_gets_both_gradients():
     torch.manual_seed(0)
     shared = torch.randn(1, 6, 2, dtype=torch.float64, requires_grad=True)
