@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
         command.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
         command.add_argument("--tasks-per-chunk", type=int, help="tasks that go through at once; bounds the memory")
+        command.add_argument("--compile", action="store_true", help="compile first (20 s a method; for long runs)")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         command.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
     listing = commands.add_parser("list", help="list the runs")
@@ -146,6 +147,7 @@ def _train_all(configs: list[TrainConfig], results: Path, options: argparse.Name
         root=options.data_dir,
         device=options.device,
         tasks_per_chunk=options.tasks_per_chunk,
+        compile=options.compile,
         progress=not options.quiet,
         tensorboard=options.tensorboard,
     )

