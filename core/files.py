@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from core.errors import UserError
 
 
@@ -32,8 +34,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.chmod(handle, 0o666 & ~mask)
         os.replace(handle, path)
         handle = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # safetensors wraps what the system says, such as a full disk
+        raise UserError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
     finally:
         if handle is not None and os.path.exists(handle):
             os.unlink(handle)
