@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.errors import StudyError, unknown_name
+from analysis.files import write_atomically
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"adaptlens"
@@ -184,26 +184,7 @@ def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, p
     except (TypeError, ValueError) as error:
         raise StudyError(f"the provenance of {study}/{id} is not plain JSON: {error}") from error
     table = _to_arrow(study, frame).replace_schema_metadata({METADATA_KEY: text.encode()})
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            pq.write_table(table, file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files private; a result is as readable as any other file of its user.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise StudyError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+    return write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -132,10 +132,9 @@ class Group:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
         started = time.perf_counter()
         loss, g_theta, g_xi = self._meta_gradient(episodes)
-        finite = [math.isfinite(value) for value in loss.tolist()]
-        if not all(finite):
-            keep = [i for i, alive in enumerate(finite) if alive]
-            self._drop_diverged(finite)
+        keep = [i for i, value in enumerate(loss.tolist()) if math.isfinite(value)]
+        if len(keep) < len(self.configs):
+            self._drop_diverged(keep)
             if not self.configs:
                 return
             loss = loss[keep]
@@ -157,12 +156,10 @@ class Group:
             self._compiled[len(self.configs)] = compile_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
         return self._compiled[len(self.configs)](self.theta, self.xi, episodes)
 
-    def _drop_diverged(self, finite: list[bool]) -> None:
-        """Finish the runs whose meta-loss is not finite, and go on with the others."""
-        for i, alive in enumerate(finite):
-            if not alive:
-                self.finished.append(self._finish(i, f"diverged at iteration {self.iteration}"))
-        keep = [i for i, alive in enumerate(finite) if alive]
+    def _drop_diverged(self, keep: list[int]) -> None:
+        """Finish the runs whose meta-loss is not finite, and go on with those to `keep`."""
+        for i in sorted(set(range(len(self.configs))) - set(keep)):
+            self.finished.append(self._finish(i, f"diverged at iteration {self.iteration}"))
         state = {key: self.optimizer.state[key] for key in self._tensors().values()}
         old = list(self._tensors().values())
         self.configs = [self.configs[i] for i in keep]

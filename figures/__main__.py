@@ -1,9 +1,7 @@
 """Draw figures and tables from stored results: `python -m figures <name>|all`."""
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ matplotlib.use("agg")  # files only, on a machine with or without a screen
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from analysis.files import write_atomically
 from figures import style
 from figures.data import Where
-from figures.errors import FigureError, MissingTable, StudyError, unknown_name
+from figures.errors import MissingTable, StudyError, unknown_name
 from figures.registry import FIGURES
 
 FORMATS = ("png", "pdf", "svg")
@@ -103,29 +102,15 @@ def make(name: str, results: Path, out: Path, formats: Sequence[str], where: Seq
 
 
 def _write(path: Path, content: Figure | str) -> Path:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(descriptor)
+    def write(temporary: Path) -> None:
         if isinstance(content, str):
-            Path(temporary).write_text(content, encoding="utf-8")
-        else:
-            ending = path.suffix[1:]
-            with style.context():
-                content.savefig(temporary, format=ending, metadata=_METADATA[ending])
-        # mkstemp makes files private; a figure is as readable as any other file of its user.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise FigureError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return path
+            temporary.write_text(content, encoding="utf-8")
+            return
+        ending = path.suffix[1:]
+        with style.context():
+            content.savefig(temporary, format=ending, metadata=_METADATA[ending])
+
+    return write_atomically(path, write)
 
 
 def _refuse(error: Exception) -> int:

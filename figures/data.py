@@ -6,10 +6,10 @@ tasks, within these runs. A run with a diverged loss is counted and named, and n
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -18,6 +18,8 @@ from analysis.store import read_study
 from figures.errors import FigureError, MissingTable, unknown_name
 from figures.paper import LENGTHS
 from figures.style import CEILINGS, dataset_name, look_of
+
+Panel = TypeVar("Panel")
 
 # The linear models of the paper, in its order.
 LINEAR = (("lr", "maml"), ("linnet", "maml"), ("lr", "klin"), ("lr", "kfc"))
@@ -403,6 +405,24 @@ def missing_runs(dataset: str | None, results: str | Path, study: str) -> str:
         f"make them with: python -m core experiment {name}_linear --results {results}, "
         f"then: python -m analysis {study} --results {results}"
     )
+
+
+def panels_of(
+    panel: Callable[[Runs, str, pd.DataFrame | None], Panel | None], runs: Runs, ceilings: pd.DataFrame | None
+) -> list[list[Panel]]:
+    """The panels of each figure: the synthetic one beside that of each data set of characters; none if neither is."""
+    synthetic = panel(runs, "synthetic", ceilings)
+    left = [] if synthetic is None else [synthetic]
+    characters = [found for name in OMNIGLOT_LIKE if (found := panel(runs, name, None)) is not None]
+    return [[*left, other] for other in characters] or ([left] if left else [])
+
+
+def heading(dataset: str, config: Mapping[str, Any]) -> tuple[str, float]:
+    """A panel's title, and the accuracy of guessing in percent."""
+    name = dataset_name(dataset)
+    if dataset == "synthetic":
+        return f"{name}\n{config['steps']} step", 50.0
+    return f"{name}\n{config['ways']}-way {config['shots']}-shot, {config['steps']} steps", 100.0 / config["ways"]
 
 
 def paper_dataset(dataset: str) -> str:

@@ -60,13 +60,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment synthetic_linear --results {results}"
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
-    ceilings = data.read_ceilings(results)
-    synthetic = panel(runs, "synthetic", ceilings)
-    characters = [found for name in data.OMNIGLOT_LIKE if (found := panel(runs, name)) is not None]
-    if synthetic is None and not characters:
+    groups = data.panels_of(panel, runs, data.read_ceilings(results))
+    if not groups:
         raise MissingTable(f"no run of LR or LinNet was measured; {data.missing_runs('synthetic', results, STUDY)}")
-    left = [] if synthetic is None else [synthetic]
-    groups = [[*left, other] for other in characters] or [left]
     return {f"fig1_{panels[-1].dataset}": Trace(tuple(panels), _caption(panels)) for panels in groups}
 
 
@@ -87,18 +83,15 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
     config = bars[0].configs[0]
     reference = data.paper_dataset(dataset)
     found: tuple[Ceiling, ...] = ()
-    title = style.dataset_name(dataset)
+    title, chance = data.heading(dataset, config)
     if dataset == "synthetic":
         points, _ = data.synthetic_setting(config)
         found = data.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
-        title += f"\n{config['steps']} step"
-    else:
-        title += f"\n{config['ways']}-way {config['shots']}-shot, {config['steps']} steps"
     return Panel(
         dataset=dataset,
         points_seen=points_seen,
         title=title,
-        chance=50.0 if dataset == "synthetic" else 100.0 / config["ways"],
+        chance=chance,
         bars=bars,
         published=tuple(linear_accuracy(reference, e.model, e.method) for e in bars),
         ceilings=found,

@@ -92,13 +92,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment synthetic_linear --results {results}"
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
-    ceilings = data.read_ceilings(results)
-    synthetic = panel(runs, "synthetic", ceilings)
-    characters = [found for name in data.OMNIGLOT_LIKE if (found := panel(runs, name)) is not None]
-    if synthetic is None and not characters:
+    groups = data.panels_of(panel, runs, data.read_ceilings(results))
+    if not groups:
         raise MissingTable(f"no linear model has a curve; {data.missing_runs('synthetic', results, STUDY)}")
-    left = [] if synthetic is None else [synthetic]
-    groups = [[*left, other] for other in characters] or [left]
     return {f"fig_a1_{panels[-1].dataset}": Trace(tuple(panels), _caption(panels)) for panels in groups}
 
 
@@ -116,13 +112,11 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
         return None
     config = lines[0].configs[0]
     found: tuple[Ceiling, ...] = ()
-    title, points_seen = style.dataset_name(dataset), ""
+    points_seen = ""
+    title, chance = data.heading(dataset, config)
     if dataset == "synthetic":
         points, points_seen = data.synthetic_setting(config)
         found = data.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
-        title += f"\n{config['steps']} step"
-    else:
-        title += f"\n{config['ways']}-way {config['shots']}-shot, {config['steps']} steps"
     num_tasks = [one.num_tasks for one in lines if one.num_seeds]
     about = data.describe_runs(
         dataset,
@@ -134,7 +128,7 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
     return Panel(
         dataset=dataset,
         title=title,
-        chance=50.0 if dataset == "synthetic" else 100.0 / config["ways"],
+        chance=chance,
         lines=tuple(lines),
         ceilings=found,
         about=about,
