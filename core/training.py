@@ -11,7 +11,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -44,6 +43,7 @@ from core.runs import (
     write_config,
 )
 from core.tasks import TaskSource, make_tasks
+from core.tasks.ahead import DrawnAhead
 from core.tasks.base import SPLITS, Episodes, concatenate
 
 CHECKPOINT_SECONDS = 60.0
@@ -344,7 +344,7 @@ def meta_train_many(
 def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool) -> None:
     """Train groups that meet the same tasks, one iteration each in turn."""
     first = groups[0]
-    seeds = list(zip((c.seed for c in first.configs), first.sources, strict=True))
+    sources = {c.seed: source for c, source in zip(first.configs, first.sources, strict=True)}
     num_tasks = first.configs[0].tasks_per_iteration
     last_saved = time.monotonic()
     target = max(group.target for group in groups)
@@ -359,11 +359,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
     )
     writers = {id(group): _writer(group) for group in groups} if tensorboard else {}
 
-    def draw(iteration: int) -> dict[int, Episodes]:
-        return {seed: source.sample("train", num_tasks, iteration) for seed, source in seeds}
-
-    with bar, ThreadPoolExecutor(1) as ahead, _stop_on_signal() as stop:
-        upcoming = ahead.submit(draw, first.iteration)
+    with bar, DrawnAhead(sources, num_tasks, first.iteration) as batches, _stop_on_signal() as stop:
         for iteration in range(first.iteration, target + 1):
             # Groups are measured on the same tasks, drawn once for all of them and forgotten.
             fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
@@ -383,9 +379,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
                 last_saved = time.monotonic()
                 if stop.is_set():
                     raise Interrupted(f"stopped after {iteration} of {target} iterations; the state is saved")
-            batch = upcoming.result()
-            # The next batch is drawn in another thread while this one is used: sampling costs no time of its own.
-            upcoming = ahead.submit(draw, iteration + 1)
+            batch = batches.take()
             joined: dict[tuple[int, ...], Episodes] = {}
             for group in active:
                 key = tuple(c.seed for c in group.configs)

@@ -66,14 +66,20 @@ class Episodes:
 
 
 def concatenate(episodes: Sequence[Episodes]) -> Episodes:
-    """Episodes joined along the task axis; all of one kind and with equal example shapes."""
+    """Episodes joined along the task axis; all of one kind and with equal example shapes.
+
+    Where every query set *is* its support set, the joined ones are one tensor, too.
+    """
     if len(episodes) == 1:
         return episodes[0]
 
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(e, name) for e in episodes])
+    def joined(part: str) -> Tensor:
+        return torch.cat([getattr(e, part) for e in episodes])
 
-    return Episodes(joined("support_x"), joined("support_y"), joined("query_x"), joined("query_y"), episodes[0].kind)
+    support = joined("support_x"), joined("support_y")
+    same = all(e.query_x is e.support_x and e.query_y is e.support_y for e in episodes)
+    query = support if same else (joined("query_x"), joined("query_y"))
+    return Episodes(*support, *query, episodes[0].kind)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from core import TrainConfig, make_model, make_optimizer, make_tasks, meta_gradient, meta_train_many
 from core.models.linear import LR
+from core.tasks.ahead import DrawnAhead
 from core.tasks.base import Episodes, concatenate
 from core.training import Group
 from tests import naive
@@ -100,12 +101,13 @@ def linnet_ours(iterations: int) -> dict[str, Tensor]:
 def linnet_steps(*, compile: bool) -> Callable[[int], None]:
     """A function that makes some more iterations of all seeds, sampling included, in a training that is under way."""
     configs = linnet_configs(0)
-    sources = [make_tasks("synthetic", seed=config.seed) for config in configs]
-    group = Group(configs, sources, None, torch.device("cpu"), compile=compile)
+    sources = {config.seed: make_tasks("synthetic", seed=config.seed) for config in configs}
+    group = Group(configs, list(sources.values()), None, torch.device("cpu"), compile=compile)
 
     def run(iterations: int) -> None:
-        for _ in range(iterations):
-            group.step(concatenate([source.sample("train", 1, group.iteration) for source in sources]))
+        with DrawnAhead(sources, 1, group.iteration) as batches:
+            for _ in range(iterations):
+                group.step(concatenate(list(batches.take().values())))
 
     return run
 

@@ -1,0 +1,53 @@
+"""Batches of training tasks, drawn while the previous one is used."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from core.tasks.base import Episodes, TaskSource
+
+
+class DrawnAhead:
+    """The training batches of several sources, one iteration after the other; use it in a `with` statement.
+
+    A second thread draws the next iteration while the caller uses this one. A caller who comes back early draws what
+    has not been begun, so that neither thread waits while there is something left to draw. Which thread draws a batch
+    cannot change it: it is named by its source, split and iteration.
+
+    Args:
+        sources: where the tasks come from, by a key of the caller's.
+        num_tasks: tasks of each source in an iteration.
+        start: the first iteration.
+    """
+
+    def __init__(self, sources: Mapping[int, TaskSource], num_tasks: int, start: int = 0) -> None:
+        self._sources = dict(sources)
+        self._num_tasks = num_tasks
+        self._iteration = start
+        self._thread = ThreadPoolExecutor(1)
+        self._upcoming: dict[int, Future[Episodes]] = {}
+
+    def __enter__(self) -> "DrawnAhead":
+        self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self) -> dict[int, Episodes]:
+        """The next iteration's `num_tasks` episodes of every source, by its key; errors of drawing are raised here."""
+        # The thread goes through the sources from the first to the last, and the caller comes to meet it.
+        drawn = {
+            key: self._sources[key].sample("train", self._num_tasks, self._iteration)
+            for key in reversed(self._upcoming)
+            if self._upcoming[key].cancel()
+        }
+        batch = {key: drawn[key] if key in drawn else future.result() for key, future in self._upcoming.items()}
+        self._iteration += 1
+        self._begin()
+        return batch
+
+    def _begin(self) -> None:
+        self._upcoming = {
+            key: self._thread.submit(source.sample, "train", self._num_tasks, self._iteration)
+            for key, source in self._sources.items()
+        }

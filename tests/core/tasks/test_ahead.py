@@ -1,0 +1,44 @@
+"""Drawing ahead changes when a batch is drawn, and nothing else."""
+
+import time
+
+import pytest
+import torch
+
+from core import make_tasks
+from core.tasks.ahead import DrawnAhead
+
+
+def sources(seeds=(3, 1, 2)):
+    return {seed: make_tasks("synthetic", points=5, seed=seed) for seed in seeds}
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01], ids=["caller comes early", "caller comes late"])
+def test_batches_are_those_of_the_iterations_in_the_order_of_the_sources(pause):
+    with DrawnAhead(sources(), 2, start=7) as batches:
+        for iteration in range(7, 12):
+            time.sleep(pause)
+            batch = batches.take()
+            assert list(batch) == [3, 1, 2]
+            for seed, episodes in batch.items():
+                expected = make_tasks("synthetic", points=5, seed=seed).sample("train", 2, iteration)
+                assert torch.equal(episodes.support_x, expected.support_x)
+
+
+def test_an_error_of_drawing_reaches_the_caller_and_the_thread_ends():
+    failing = sources()
+    failing[1].draw = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError), DrawnAhead(failing, 1) as batches:
+        batches.take()
+    assert not any(thread.is_alive() for thread in batches._thread._threads)
+
+
+def test_leaving_does_not_wait_for_what_nobody_will_use():
+    slow = sources(range(50))
+    for source in slow.values():
+        draw = source.draw
+        source.draw = lambda *arguments, draw=draw: (time.sleep(0.1), draw(*arguments))[1]
+    started = time.monotonic()
+    with DrawnAhead(slow, 1):
+        pass
+    assert time.monotonic() - started < 2.5  # drawing them all would take five seconds
