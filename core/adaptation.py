@@ -22,8 +22,8 @@ from torch.func import functional_call, vmap
 
 from core.errors import UserError, unknown_name
 from core.losses import task_losses
-from core.optimizers.base import MetaOptimizer, check_tensors
-from core.task_parameter import Record, TaskParameter
+from core.optimizers.base import MetaOptimizer, check_tensors, split_key
+from core.task_parameter import Record, TaskParameter, collecting
 from core.tasks.base import Episodes, Kind
 
 Tensors = Mapping[str, Tensor]
@@ -123,7 +123,8 @@ def inner_loop(
         y: their labels.
         kind: which loss.
         loop: steps, rate, and what adapts.
-        create_graph: keep the graph for a meta-gradient. Otherwise each step starts a graph of its own.
+        create_graph: keep the graph for a meta-gradient, to be taken under `collecting` (see `TaskParameter`).
+            Otherwise each step starts a graph of its own.
 
     Yields:
         The state; the model at that state, a function of examples (N, q, *example); and the support losses (N,) at
@@ -274,12 +275,17 @@ def replica_meta_gradient(
     total: list[Tensor] = []
     for start in range(0, num_tasks, size):
         part = replica_slice(episodes, num_replicas, start, start + size)
-        *_, (_, forward, _) = inner_loop(
+        *_, (state, forward, _) = inner_loop(
             model, rule, leaves, leaves_xi, part.support_x, part.support_y, part.kind, loop, create_graph=True
         )
         losses = task_losses(forward(part.query_x), part.query_y, part.kind)
-        grads = torch.autograd.grad(losses.sum() / num_tasks, inputs, materialize_grads=True)
-        total = [a + b for a, b in zip(total, grads, strict=True)] if total else list(grads)
+        parameters = [state.theta[name] for name in leaves]
+        parameters += [state.xi[name][kind] for name, kind in map(split_key, leaves_xi)]
+        with collecting(parameters):
+            found = torch.autograd.grad(losses.sum() / num_tasks, inputs, allow_unused=True)
+        whole = [parameter.gradient(grad) for parameter, grad in zip(parameters, found, strict=True)]
+        grads = [torch.zeros_like(x) if grad is None else grad for x, grad in zip(inputs, whole, strict=True)]
+        total = [a + b for a, b in zip(total, grads, strict=True)] if total else grads
         chunk_losses.append(losses.detach().view(num_replicas, -1))
     split = len(leaves)
     return (

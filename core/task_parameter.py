@@ -1,9 +1,12 @@
 """A parameter as each task has it: the shared tensor, and the task's own thin change to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -33,6 +36,62 @@ class Record:
         return outputs if self.read is None else [*outputs, self.read]
 
 
+class Collected:
+    """The gradient of a matrix that many products share, added up in one place.
+
+    Autograd would write a p x q gradient for every product and add them up; on a CPU the memory for them, fresh each
+    time, costs as much as the arithmetic. So a product's backward pass adds to what is here, once this is `open`:
+    during the backward pass of the meta-gradient, and in no inner step, where no such gradient is wanted.
+    """
+
+    def __init__(self) -> None:
+        self.open = False
+        self.gradient: Tensor | None = None  # (S, p, q)
+
+    def add(self, x: Tensor, c: Tensor) -> None:
+        """Add x^T c, for x (S, r, p) and c (S, r, q)."""
+        if self.gradient is None:
+            self.gradient = (x[0].mT @ c[0]).unsqueeze(0) if len(x) == 1 else x.mT @ c
+        elif len(x) == 1:
+            self.gradient[0].addmm_(x[0].mT, c[0])
+        else:
+            self.gradient.baddbmm_(x.mT, c)
+
+
+class _SharedProduct(torch.autograd.Function):
+    """x M, or x M^T if `transposed`, for rows x (S, r, p) and a matrix M (S, p, q) whose gradient is collected."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: bool, collected: Collected) -> Tensor:
+        ctx.save_for_backward(x, matrix)
+        ctx.transposed, ctx.collected = transposed, collected
+        m = matrix.mT if transposed else matrix
+        return (x[0] @ m[0]).unsqueeze(0) if len(x) == 1 else x @ m  # a product of two matrices needs no batch
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (c,) = gradients
+        x, matrix = ctx.saved_tensors
+        if ctx.collected.open:
+            ctx.collected.add(*((c, x) if ctx.transposed else (x, c)))
+        wanted = ctx.needs_input_grad[0]
+        grad_x = _SharedProduct.apply(c, matrix, not ctx.transposed, ctx.collected) if wanted else None
+        return grad_x, None, None, None
+
+
+@contextmanager
+def collecting(parameters: Iterable["TaskParameter"]) -> Iterator[None]:
+    """Have a backward pass collect the gradients of these shared tensors, for `TaskParameter.gradient`."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.collected.open = True
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.collected.open = False
+
+
 class TaskParameter:
     """A parameter of N = S * T tasks (S replicas with T tasks each), adapted without copying it per task.
 
@@ -44,7 +103,8 @@ class TaskParameter:
     which costs N r (p + q) numbers a step in place of N p q. Where the thin form would be the dearer one (many rows,
     small matrices), the change is added up to a p x q tensor per task instead. Both are the same function.
 
-    Every use is recorded, so that one call of autograd gives all the C of a step.
+    Every use is recorded, so that one call of autograd gives all the C of a step. What autograd itself calls the
+    gradient of `shared` is only that of its element-wise use: the rest is collected, see `collecting` and `gradient`.
 
     Args:
         shared: (S, *shape), the value of each replica before adaptation.
@@ -57,6 +117,7 @@ class TaskParameter:
         self._thin: list[tuple[Tensor, Tensor]] = []  # (Y, Z): (N, r, p) and (N, r, q)
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
         self._record = Record()
+        self.collected = Collected()
 
     @classmethod
     def of_tasks(cls, own: Tensor) -> "TaskParameter":
@@ -102,6 +163,12 @@ class TaskParameter:
             own = own - y.mT @ z
         return own
 
+    def gradient(self, of_reads: Tensor | None) -> Tensor | None:
+        """The gradient of `shared`: what was collected and autograd's own part, either of which may be None."""
+        if self.collected.gradient is None or of_reads is None:
+            return of_reads if self.collected.gradient is None else self.collected.gradient
+        return self.collected.gradient + of_reads
+
     def take_record(self) -> Record:
         """What was done with the parameter since this was last asked."""
         record, self._record = self._record, Record()
@@ -141,15 +208,9 @@ class TaskParameter:
         if self._own is not None:
             out = rows @ (self._own.mT if transposed else self._own)
         else:
-            shared = self.shared.mT if transposed else self.shared
-            replicas = len(shared)
-            if replicas == len(rows):
-                out = rows @ shared
-            else:
-                # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
-                tall = rows.reshape(replicas, -1, rows.shape[-1])
-                tall = (tall.squeeze(0) @ shared.squeeze(0)).unsqueeze(0) if replicas == 1 else tall @ shared
-                out = tall.view(*rows.shape[:-1], -1)
+            # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
+            tall = rows.reshape(len(self.shared), -1, rows.shape[-1])
+            out = _SharedProduct.apply(tall, self.shared, transposed, self.collected).view(*rows.shape[:-1], -1)
             for y, z in self._thin:
                 first, second = (z, y) if transposed else (y, z)
                 out = out - (rows @ first.mT) @ second

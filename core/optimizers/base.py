@@ -26,6 +26,12 @@ def check_tensors(what: str, tensors: Tensors, expected: Mapping[str, torch.Size
             )
 
 
+def split_key(key: str) -> tuple[str, str]:
+    """The parameter's name and the part in a name of xi, `<name>.<part>`."""
+    name, _, part = key.rpartition(".")
+    return name, part
+
+
 class MetaOptimizer(ABC):
     """A learned update rule U_xi(g): one small function per parameter tensor, all of one architecture.
 
@@ -74,7 +80,7 @@ class MetaOptimizer(ABC):
         """xi (S, *shape) as S * `num_tasks` tasks have it, by parameter name and part, for the parameters `names`."""
         bound: dict[str, dict[str, TaskParameter]] = {name: {} for name in names}
         for key, tensor in xi.items():
-            name, part = key.rsplit(".", 1)
+            name, part = split_key(key)
             if name in bound:
                 bound[name][part] = TaskParameter(tensor, num_tasks)
         return bound

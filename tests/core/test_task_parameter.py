@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.task_parameter import TaskParameter
+from core.task_parameter import TaskParameter, collecting
 
 REPLICAS, TASKS = 2, 3
 P, Q = 9, 8
@@ -83,3 +83,33 @@ def test_a_record_is_taken_once():
     parameter.right(torch.ones(1, 2, 3))
     assert len(parameter.take_record().watched()) == 1
     assert parameter.take_record().watched() == []
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_collected_and_read_gradients_together_are_the_whole(replicas):
+    """Products both ways, one behind an inner gradient, and an element-wise use: against plain autograd."""
+    torch.manual_seed(0)
+    tasks = 2
+    shared = torch.randn(replicas, P, Q, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(replicas * tasks, 3, P, dtype=torch.float64, requires_grad=True)
+
+    def loss_of(right, right_t, value):
+        hidden = right(x)
+        (inner,) = torch.autograd.grad(hidden.pow(3).sum(), x, create_graph=True)
+        return (right(inner).square().sum() + right_t(hidden).pow(3).sum() + value.pow(3).sum()) / 100
+
+    parameter = TaskParameter(shared, tasks)
+    loss = loss_of(parameter.right, parameter.right_t, parameter.value())
+    with collecting([parameter]):
+        (reads,) = torch.autograd.grad(loss, shared)
+    own = shared.repeat_interleave(tasks, 0)
+    (expected,) = torch.autograd.grad(loss_of(lambda r: r @ own, lambda r: r @ own.mT, own), shared)
+    torch.testing.assert_close(parameter.gradient(reads), expected)
+    assert not torch.allclose(reads, expected), "the products must have been collected"
+
+
+def test_a_tensor_that_nothing_used_has_no_gradient():
+    parameter = TaskParameter(torch.eye(3).unsqueeze(0), 1)
+    with collecting([parameter]):
+        pass
+    assert parameter.gradient(None) is None
