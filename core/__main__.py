@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
     experiment.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
     experiment.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
+    experiment.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
     resume = commands.add_parser("resume", help="go on with interrupted runs")
     resume.add_argument("runs", nargs="+", type=Path, help="run folders")
     for command in (train, experiment, resume):
@@ -112,7 +113,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _experiment(options: argparse.Namespace) -> int:
-    lengths = {"iterations": options.iterations, "seeds": options.num_seeds}
+    lengths = {
+        "iterations": options.iterations,
+        "seeds": options.num_seeds,
+        "tasks_per_iteration": options.tasks_per_iteration,
+    }
     configs, reductions = experiment(
         options.name, options.preset, **{key: value for key, value in lengths.items() if value is not None}
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from core.errors import UserError, unknown_name
 from core.models import MODELS
+from core.models.conv import Downsample, NormMode
 from core.optimizers import OPTIMIZERS
 from core.tasks import DATASETS
 
@@ -15,7 +16,7 @@ from core.tasks import DATASETS
 METHODS = {"maml": "sgd"} | {name: name for name in OPTIMIZERS if name != "sgd"}
 
 _TASK_FIELDS = ("ways", "shots", "query_shots", "rotations", "endless", "points", "input_scale", "same_points")
-_MODEL_FIELDS = ("depth", "filters", "hidden", "bias")
+_MODEL_FIELDS = ("depth", "filters", "hidden", "bias", "norm_mode", "downsample")
 _RULE_FIELDS = {
     "rule_depth": "depth", "rule_rank": "rank", "rule_bias": "bias", "unit_norm": "unit_norm", "adapt_xi": "adapts"
 }  # fmt: skip
@@ -45,7 +46,7 @@ class TrainConfig:
         rotations: whether rotated classes are new classes (image data sets).
         endless: sample new tasks for ever in place of the paper's fixed pools (image data sets).
         points, input_scale, same_points: see `SyntheticTasks`.
-        depth, filters, hidden, bias: see `make_model`.
+        depth, filters, hidden, bias, norm_mode, downsample: see `make_model`.
         rule_depth, rule_rank, rule_bias, unit_norm, adapt_xi: options of the rule; see `core.optimizers`.
         eval_every: iterations between two points of the curve; 0 for the two ends only.
         eval_tasks: tasks of each split behind a point of the curve.
@@ -75,6 +76,8 @@ class TrainConfig:
     filters: int | None = None
     hidden: tuple[int, ...] | None = None
     bias: bool | None = None
+    norm_mode: NormMode | None = None
+    downsample: Downsample | None = None
     rule_depth: int | None = None
     rule_rank: int | None = None
     rule_bias: bool | None = None

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from core.errors import UserError, unknown_name
-from core.models.conv import CNN
+from core.models.conv import CNN, Downsample, NormMode
 from core.models.linear import LR, LinNet
 from core.seeds import derive_seed
 from core.tasks.base import TaskShape, TaskSource
@@ -24,6 +24,8 @@ def make_model(
     filters: int | None = None,
     hidden: tuple[int, ...] | None = None,
     bias: bool | None = None,
+    norm_mode: NormMode | None = None,
+    downsample: Downsample | None = None,
 ) -> nn.Module:
     """A freshly initialised model that fits `tasks`, by name.
 
@@ -35,13 +37,19 @@ def make_model(
         depth: number of convolutional layers ("cnn" only; default 4).
         filters: output channels of each convolution ("cnn" only; default 64).
         hidden: widths of the hidden layers ("linnet" only, required there).
+        norm_mode, downsample: see `CNN` ("cnn" only; default "batch" and "stride").
         bias: whether linear layers have a bias ("lr" and "linnet" only; default False, as in the paper).
 
     Raises:
         UserError: for an unknown name, an option that the model does not have, or a missing one.
     """
-    options = {"depth": depth, "filters": filters, "hidden": hidden, "bias": bias}
-    accepted = {"lr": {"bias"}, "linnet": {"hidden", "bias"}, "cnn": {"depth", "filters"}}
+    options = {
+        "depth": depth, "filters": filters, "hidden": hidden, "bias": bias, "norm_mode": norm_mode,
+        "downsample": downsample,
+    }  # fmt: skip
+    accepted = {
+        "lr": {"bias"}, "linnet": {"hidden", "bias"}, "cnn": {"depth", "filters", "norm_mode", "downsample"}
+    }  # fmt: skip
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
