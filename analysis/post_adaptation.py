@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from analysis.tasks import draw_test_tasks, run_columns
+from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Run
 
 
@@ -34,20 +33,12 @@ def post_adaptation(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
         episodes = draw_test_tasks(run.tasks(seed=seed, **changes), num_tasks)
         parts.append(run.evaluate(episodes).assign(points_seen=points_seen))
     table = pd.concat(parts, ignore_index=True)
-    common = run_columns(run)
     table = table.assign(
-        **common,
+        **run_columns(run),
         ways=pd.array([run.config.ways] * len(table), dtype="Int64"),
         shots=pd.array([run.config.shots] * len(table), dtype="Int64"),
         steps=run.config.steps,
         adapt_lr=run.config.adapt_lr,
         task_seed=seed,
     )
-    # A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it.
-    keys = [table["points_seen"], table["task"]]
-    finite = pd.Series(np.isfinite(table["loss"]), index=table.index).groupby(keys).transform("all")
-    lost = ~finite | (common["status"] != "ok")
-    table.loc[lost, ["loss", "accuracy"]] = np.nan
-    if common["status"] == "ok":
-        table.loc[lost, "status"] = "diverged"
-    return table
+    return mark_diverged(table, run, ["points_seen", "task"])

@@ -5,6 +5,7 @@ line in `STUDIES`.
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,12 +16,16 @@ import pandas as pd
 import torch
 
 from analysis.ceilings import ceilings
+from analysis.comparison import comparison
 from analysis.errors import StudyError, unknown_name
+from analysis.fc_noise import fc_noise
+from analysis.layer_roles import layer_roles
 from analysis.linear_collapse import linear_collapse
 from analysis.linear_collapse import suits as collapses
 from analysis.post_adaptation import post_adaptation
 from analysis.store import is_done, provenance, read_provenance, table_path, write_table
 from analysis.training_curves import training_curves
+from analysis.upper_bound import upper_bound
 from core import Run, TrainConfig, make_tasks
 from core.tasks.base import TaskSource
 
@@ -34,12 +39,19 @@ class Study:
         measure: from a run, a number of test tasks and their seed to a table.
         suits: whether a run of a configuration can be studied.
         meets_tasks: whether the table depends on the test tasks, or on the run alone.
+        of_tasks: for a table that depends on no run's weights, its name from a run and the tasks' seed; runs with one
+            name share the table.
     """
 
     about: str
     measure: Callable[[Run, int, int], pd.DataFrame]
     suits: Callable[[TrainConfig], bool] = lambda config: True
     meets_tasks: bool = True
+    of_tasks: Callable[[Run, int], str] | None = None
+
+
+def _is_cnn(config: TrainConfig) -> bool:
+    return config.model == "cnn"
 
 
 STUDIES: dict[str, Study] = {
@@ -52,10 +64,37 @@ STUDIES: dict[str, Study] = {
         lambda run, num_tasks, seed: training_curves(run),
         meets_tasks=False,
     ),
+    "layer_roles": Study(
+        "each layer frozen alone, and adapting alone (Fig. 2)",
+        lambda run, num_tasks, seed: layer_roles(run, num_tasks=num_tasks, seed=seed, progress=True),
+        suits=_is_cnn,
+    ),
+    "fc_noise": Study(
+        "noise on the last layer before adaptation, the early layers held fixed (Fig. 2)",
+        lambda run, num_tasks, seed: fc_noise(run, num_tasks=num_tasks, seed=seed, progress=True),
+        suits=_is_cnn,
+    ),
+    "depth_sweep": Study(
+        "accuracy against the number of convolutional layers (Fig. 3, Table A1)",
+        lambda run, num_tasks, seed: comparison(run, num_tasks=num_tasks, seed=seed),
+        suits=_is_cnn,
+    ),
+    "optimizer_comparison": Study(
+        "accuracy of the methods on one model (Table 2)",
+        lambda run, num_tasks, seed: comparison(run, num_tasks=num_tasks, seed=seed),
+        suits=_is_cnn,
+    ),
+    "upper_bound": Study(
+        "the model trained on each test task alone (Table 2); one table for each model and kind of task",
+        lambda run, num_tasks, seed: upper_bound(run, num_tasks=num_tasks, seed=seed),
+        suits=_is_cnn,
+        of_tasks=lambda run, seed: f"{run.config.dataset}-cnn-{run.config.depth}-{_setting_digest(run)}-s{seed}",
+    ),
     "ceilings": Study(
         "the mean and the Bayes classifier on synthetic tasks; one table for each number of points, not for each run",
         lambda run, num_tasks, seed: ceilings(_fresh(run, seed), num_tasks=num_tasks),
         suits=lambda config: config.dataset == "synthetic",
+        of_tasks=lambda run, seed: f"synthetic-{_fresh(run, seed).points}-points-s{seed}",
     ),
     "linear_collapse": Study(
         "LinNet as one matrix, and the update map that its depth amounts to, beside KLin's",
@@ -77,10 +116,9 @@ def study_named(name: str) -> Study:
 
 
 def table_id(study: str, run: Run, *, seed: int = 0) -> str:
-    """The name of a run's table: the run's id, but for ceilings, which depend on the tasks alone."""
-    if study == "ceilings":
-        return f"synthetic-{_fresh(run, seed).points}-points-s{seed}"
-    return run.id
+    """The name of a run's table: the run's id, but where the table depends on the tasks alone."""
+    of_tasks = study_named(study).of_tasks
+    return run.id if of_tasks is None else of_tasks(run, seed)
 
 
 def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
@@ -90,6 +128,8 @@ def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str,
         settings |= {"num_tasks": num_tasks, "seed": seed}
     if study == "ceilings":
         settings["points"] = _fresh(run, seed).points
+    elif study == "upper_bound":
+        settings["setting"] = _setting_digest(run)
     else:
         settings["run_digest"] = run_digest(run)
     return settings
@@ -149,7 +189,7 @@ def carry_out(
     source = _fresh(run, seed) if study == "ceilings" else run.tasks(seed=seed)
     device = next(iter(run.theta.values())).device
     origin = provenance(
-        config={} if study == "ceilings" else asdict(run.config),
+        config={} if chosen.of_tasks else asdict(run.config),
         settings=settings_of(study, run, num_tasks=num_tasks, seed=seed),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         dataset_fingerprint=source.fingerprint(),
@@ -167,6 +207,12 @@ def run_digest(run: Run) -> str:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(run.curve.to_csv(index=False).encode())
     return digest.hexdigest()
+
+
+def _setting_digest(run: Run) -> str:
+    """Digest of the model's options and the tasks', without seeds."""
+    text = json.dumps([run.config.model_options(), run.config.task_options()], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
 def _fresh(run: Run, seed: int) -> Any:

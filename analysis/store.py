@@ -53,7 +53,58 @@ _RUN = {
     ),
 }
 
+_SETTING = {
+    "layers": Column("Int64", "layers", "convolutional layers of the model; missing for linear models"),
+    "norm_mode": Column("str", "-", "batch: statistics of the batch at hand (transductive); instance; none; or empty"),
+    "ways": Column("Int64", "classes", "classes a task; missing for synthetic tasks"),
+    "shots": Column("Int64", "examples", "support examples a class; missing for synthetic tasks"),
+    "steps": Column("int64", "steps", "adaptation steps that the run was trained for"),
+    "adapt_lr": Column("float64", "-", "adaptation learning rate of the run"),
+    "iterations": Column("int64", "iterations", "meta-training iterations of the run"),
+    "tasks_per_iteration": Column("int64", "tasks", "tasks averaged in one of them"),
+}
+_MEASURED = {
+    "task_seed": Column(
+        "int64", "-", "seed of the test tasks; two runs with equal task_seed and task met the same task"
+    ),
+    "task": Column("int64", "-", "number of the test task"),
+    "step": Column("int64", "steps", "adaptation steps taken; 0 is before adaptation"),
+    "split": Column("str", "-", "support or query: the examples that are measured"),
+    "loss": Column("float64", "nats", "mean over the examples of the cross-entropy (regression: squared error)"),
+    "accuracy": Column("float64", "fraction", "examples classified right, 0 to 1; NaN where status is not ok"),
+}
+_INTERVENTION = {
+    "intervention": Column("str", "-", "what was changed about adaptation; none: nothing"),
+    "draw": Column("int64", "-", "number of the noise draw for this task; 0 where nothing is random"),
+}
+
+_COMPARISON = {
+    **_RUN,
+    **_SETTING,
+    "model_parameters": Column("int64", "numbers", "parameters of the model"),
+    "rule_parameters": Column("int64", "numbers", "parameters of the meta-optimizer"),
+    **_MEASURED,
+}
+
 SCHEMAS: dict[str, dict[str, Column]] = {
+    "layer_roles": {
+        **_RUN,
+        **_SETTING,
+        **_INTERVENTION,
+        "kind": Column("str", "-", "none; freeze: all but `layer` adapt; adapt only: `layer` alone adapts"),
+        "layer": Column("str", "-", "the layer that is frozen, or that adapts alone; empty for none"),
+        **_MEASURED,
+    },
+    "fc_noise": {
+        **_RUN,
+        **_SETTING,
+        **_INTERVENTION,
+        "layer": Column("str", "-", "the last layer, which gets the noise; it and the one before it adapt"),
+        "std": Column(
+            "float64", "scale of the layer", "standard deviation of the noise, in root mean squares of its weights"
+        ),
+        **_MEASURED,
+    },
     "post_adaptation": {
         **_RUN,
         "ways": Column("Int64", "classes", "classes a task; missing for synthetic tasks"),
@@ -63,14 +114,25 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "points_seen": Column(
             "str", "-", "synthetic tasks: query points are the support points (same) or new ones (fresh); else empty"
         ),
-        "task_seed": Column(
-            "int64", "-", "seed of the test tasks; two runs with equal task_seed and task met the same task"
-        ),
-        "task": Column("int64", "-", "number of the test task"),
-        "step": Column("int64", "steps", "adaptation steps taken; 0 is before adaptation"),
-        "split": Column("str", "-", "support or query: the examples that are measured"),
-        "loss": Column("float64", "nats", "mean over the examples of the cross-entropy (regression: squared error)"),
-        "accuracy": Column("float64", "fraction", "examples classified right, 0 to 1; NaN where status is not ok"),
+        **_MEASURED,
+    },
+    "depth_sweep": _COMPARISON,
+    "optimizer_comparison": _COMPARISON,
+    "upper_bound": {
+        "dataset": Column("str", "-", "data set of the tasks; nothing that a run has learned is used"),
+        "model": Column("str", "-", "model that was trained on each task alone, from random weights"),
+        "layers": _SETTING["layers"],
+        "norm_mode": _SETTING["norm_mode"],
+        "ways": _SETTING["ways"],
+        "shots": _SETTING["shots"],
+        "task_seed": _MEASURED["task_seed"],
+        "task": _MEASURED["task"],
+        "training_steps": Column("int64", "steps", "steps of Adam taken on the task's support set"),
+        "converged": Column("bool", "-", "whether the support loss came down to the stopping rule's before the last"),
+        "support_loss": Column("float64", "nats", "on the support set, at the end"),
+        "loss": Column("float64", "nats", "on the query set, at the end"),
+        "accuracy": Column("float64", "fraction", "on the query set, at the end, 0 to 1; NaN where status is not ok"),
+        "status": _RUN["status"],
     },
     "training_curves": {
         **_RUN,

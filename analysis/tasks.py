@@ -1,7 +1,10 @@
 """What all studies of runs share: the test tasks, and the columns that say which run it was."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from torch import Tensor
 
 from analysis.errors import StudyError
@@ -38,6 +41,40 @@ def run_columns(run: Run) -> dict[str, Any]:
         # At which iteration is told by the run itself; here the word is a category.
         "status": "diverged" if run.diverged else run.status,
     }
+
+
+def setting_columns(run: Run, rows: int) -> dict[str, Any]:
+    """The columns that say what was trained and for how long, for tables of `rows` rows."""
+    config = run.config
+    return {
+        "layers": pd.array([config.depth] * rows, dtype="Int64"),
+        "norm_mode": config.norm_mode or "",
+        "ways": pd.array([config.ways] * rows, dtype="Int64"),
+        "shots": pd.array([config.shots] * rows, dtype="Int64"),
+        "steps": config.steps,
+        "adapt_lr": config.adapt_lr,
+        "iterations": config.iterations,
+        "tasks_per_iteration": config.tasks_per_iteration,
+    }
+
+
+def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str]) -> pd.DataFrame:
+    """Set loss and accuracy of diverged tasks to NaN and their status to "diverged"; all tasks of a diverged run.
+
+    A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it.
+
+    Args:
+        table: with columns loss, accuracy and status; changed in place.
+        run: the run that was measured.
+        task: the columns that tell tasks (and what was done to them) apart.
+    """
+    keys = [table[name] for name in task]
+    finite = pd.Series(np.isfinite(table["loss"]), index=table.index).groupby(keys).transform("all")
+    lost = ~finite | (run.status != "ok")
+    table.loc[lost, ["loss", "accuracy"]] = np.nan
+    if run.status == "ok":
+        table.loc[lost, "status"] = "diverged"
+    return table
 
 
 def to_float64(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -71,6 +71,9 @@ class State:
     xi: Bound
 
 
+Walk = Iterator[tuple[State, Callable[[Tensor], Tensor], Tensor]]
+
+
 @runtime_checkable
 class KnowsTasks(Protocol):
     """A module with a way of its own to treat many tasks at once."""
@@ -111,34 +114,36 @@ def inner_loop(
     loop: InnerLoop,
     *,
     create_graph: bool,
-) -> Iterator[tuple[State, Callable[[Tensor], Tensor], Tensor]]:
+    between: Callable[[State], None] | None = None,
+) -> Walk:
     """Adapt to N = S * T tasks, giving the state at theta_0, theta_1, ..., theta_steps.
 
     Args:
         model: the module for one task.
         rule: the meta-optimizer.
-        theta: (S, *shape) initial parameters of each replica.
-        xi: (S, *shape) initial parameters of the rule.
+        theta: (S, *shape) initial parameters of each replica. Tensors may differ in S: with S = N, each task has its
+            own; with S = 1, all share one.
+        xi: (S, *shape) initial parameters of the rule, likewise.
         x: (N, n, *example) support examples, replica by replica.
         y: their labels.
         kind: which loss.
         loop: steps, rate, and what adapts.
         create_graph: keep the graph for a meta-gradient, to be taken under `collecting` (see `TaskParameter`).
             Otherwise each step starts a graph of its own.
+        between: called after each step, and may put other parameters into the state.
 
     Yields:
         The state; the model at that state, a function of examples (N, q, *example); and the support losses (N,) at
         that state, left out (an empty tensor) at theta_steps, where no step needs them. They hold until the next item
         is asked for.
     """
-    num_tasks = len(x) // len(next(iter(theta.values())))
     names = tuple(theta) if loop.adapted is None else loop.adapted
     if not create_graph:
         # A step's own graph starts here, whether or not the caller's tensors ask for one.
         theta = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
-    bound = {name: TaskParameter(tensor, num_tasks) for name, tensor in theta.items()}
-    state = State(0, bound, rule.bind(xi, num_tasks, theta))
+    bound = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in theta.items()}
+    state = State(0, bound, rule.bind(xi, len(x), theta))
 
     def forward(x: Tensor) -> Tensor:
         outputs = batched_forward(model, state.theta, x, names)
@@ -161,6 +166,8 @@ def inner_loop(
                 _adapt_xi(state.xi, last, gradient, loop, constant=constant)
             last = _transform(rule, state, gradient, loop, create_graph=create_graph)
         state.step += 1
+        if between is not None:
+            between(state)
     yield state, forward, x.new_empty(0)
 
 
@@ -175,6 +182,8 @@ def _points(theta: Mapping[str, TaskParameter], names: Sequence[str], *, constan
 
 def _gradients(losses: Tensor, tensors: Tensors, *, constant: bool) -> dict[str, Tensor]:
     """The gradient of each task's loss with respect to its own part of `tensors`."""
+    if not tensors:
+        return {}
     grads = torch.autograd.grad(losses.sum(), list(tensors.values()), create_graph=not constant, materialize_grads=True)
     return dict(zip(tensors, grads, strict=True))
 

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import InnerLoop, LrScope, checked_loop, inner_loop, one_replica, replica_slice
+from core.adaptation import InnerLoop, LrScope, Walk, checked_loop, inner_loop, one_replica, replica_slice
 from core.errors import UserError
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
@@ -46,29 +46,41 @@ def replica_evaluate(
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
     if tasks_per_chunk is None:
-        tasks_per_chunk = max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel()))
+        tasks_per_chunk = default_chunk(episodes, num_replicas)
     chunks = []
     for start in range(0, num_tasks, tasks_per_chunk):
         part = replica_slice(episodes, num_replicas, start, start + tasks_per_chunk)
         walk = inner_loop(model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False)
-        points = []
-        for state, forward, _ in walk:
-            last = state.step == loop.steps
-            if query_only_at_end and not last:
-                continue
-            sets: list[Tensor] = []
-            for x, y in ((part.support_x, part.support_y), (part.query_x, part.query_y)):
-                if query_only_at_end and x is part.support_x and not sets:
-                    sets.append(torch.full((len(x), 2), torch.nan, device=x.device, dtype=x.dtype))
-                    continue
-                with torch.no_grad():
-                    outputs = forward(x)
-                    sets.append(
-                        torch.stack([task_losses(outputs, y, part.kind), task_accuracies(outputs, y, part.kind)], dim=1)
-                    )
-            points.append(torch.stack(sets, dim=1))
-        chunks.append(torch.stack(points, dim=1).unflatten(0, (num_replicas, -1)))
+        points = measure(walk, part, loop.steps, query_only_at_end=query_only_at_end)
+        chunks.append(points.unflatten(0, (num_replicas, -1)))
     return torch.cat(chunks, dim=1)
+
+
+def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bool = False) -> Tensor:
+    """Loss and accuracy at each state of an inner loop, (N, K, 2 sets, 2 measures), as `replica_evaluate` has them."""
+    points = []
+    for state, forward, _ in walk:
+        if query_only_at_end and state.step < steps:
+            continue
+        sets: list[Tensor] = []
+        for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
+            if query_only_at_end and not sets:
+                sets.append(torch.full((len(x), 2), torch.nan, device=x.device, dtype=x.dtype))
+                continue
+            with torch.no_grad():
+                outputs = forward(x)
+                sets.append(
+                    torch.stack(
+                        [task_losses(outputs, y, episodes.kind), task_accuracies(outputs, y, episodes.kind)], dim=1
+                    )
+                )
+        points.append(torch.stack(sets, dim=1))
+    return torch.stack(points, dim=1)
+
+
+def default_chunk(episodes: Episodes, num_replicas: int = 1) -> int:
+    """How many tasks of each replica go through at once: as many as a cache holds."""
+    return max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel()))
 
 
 def evaluate(
@@ -99,6 +111,11 @@ def evaluate(
     values = replica_evaluate(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )[0]
+    return as_table(values)
+
+
+def as_table(values: Tensor) -> pd.DataFrame:
+    """Measurements (T, K, 2 sets, 2 measures) as the table that `evaluate` returns."""
     num_tasks, num_points = values.shape[:2]
     index = pd.MultiIndex.from_product(
         [range(num_tasks), range(num_points), ["support", "query"]], names=["task", "step", "split"]

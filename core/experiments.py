@@ -111,7 +111,7 @@ def image_cnn(
     configs = []
     for depth, method in settings:
         adapt_lr = 0.8 if like == "omniglot" and method == "maml" and depth <= 2 else _CNN_ADAPT_LR[like][method]
-        rule = {"rule_depth": 4, "unit_norm": True} if method == "kfc" else {}
+        rule: dict[str, Any] = {"rule_depth": 4, "unit_norm": True} if method == "kfc" else {}
         of_all_seeds = replace(common, depth=depth, method=method, adapt_lr=adapt_lr, **rule)
         configs += [replace(of_all_seeds, seed=seed) for seed in range(seeds)]
     return configs

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from core.errors import UserError, unknown_name
 
@@ -29,8 +29,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class CNN(nn.Module):
-    """Blocks `C1..C<depth>` of 3x3 convolution, normalisation and ReLU; a spatial mean; `FC`.
+class CNN(nn.Sequential):
+    """Logits (n, outputs) of images (n, channels, height, width), by stages.
+
+    Blocks `C1..C<depth>` of 3x3 convolution, normalisation and ReLU; a spatial mean; the linear layer `FC`.
 
     Depth changes the number of blocks alone: `FC` has equally many inputs at every depth, `filters` with "stride" and
     5 x 5 x `filters` with "max_pool".
@@ -69,8 +71,7 @@ class CNN(nn.Module):
         if downsample not in ("stride", "max_pool"):
             raise unknown_name("downsample", downsample, ("stride", "max_pool"))
         strided = downsample == "stride"
-        self.blocks = [f"C{i}" for i in range(1, depth + 1)]
-        for name in self.blocks:
+        for name in [f"C{i}" for i in range(1, depth + 1)]:
             block = nn.Sequential()
             block.add_module("conv", nn.Conv2d(channels, filters, 3, stride=2 if strided else 1, padding=1))
             block.add_module("norm", NORMS[norm_mode](filters))
@@ -80,11 +81,6 @@ class CNN(nn.Module):
             self.add_module(name, block)
             channels = filters
         size = 1 if strided else POOLED
-        self.mean = nn.AdaptiveAvgPool2d(size)
-        self.FC = nn.Linear(filters * size * size, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, outputs) of images (n, channels, height, width)."""
-        for name in self.blocks:
-            x = self.get_submodule(name)(x)
-        return self.FC(self.mean(x).flatten(1))
+        self.add_module("mean", nn.AdaptiveAvgPool2d(size))
+        self.add_module("flatten", nn.Flatten())
+        self.add_module("FC", nn.Linear(filters * size * size, outputs))

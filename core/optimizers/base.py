@@ -77,12 +77,12 @@ class MetaOptimizer(ABC):
         return False
 
     def bind(self, xi: Tensors, num_tasks: int, names: Iterable[str]) -> dict[str, dict[str, TaskParameter]]:
-        """xi (S, *shape) as S * `num_tasks` tasks have it, by parameter name and part, for the parameters `names`."""
+        """xi (S, *shape) as `num_tasks` tasks have it, by parameter name and part, for the parameters `names`."""
         bound: dict[str, dict[str, TaskParameter]] = {name: {} for name in names}
         for key, tensor in xi.items():
             name, part = split_key(key)
             if name in bound:
-                bound[name][part] = TaskParameter(tensor, num_tasks)
+                bound[name][part] = TaskParameter(tensor, num_tasks // len(tensor))
         return bound
 
     def update(self, xi: Tensors, grads: Tensors) -> dict[str, Tensor]:

@@ -29,8 +29,27 @@ def trained(tiny, tmp_path_factory):
     return results
 
 
+@pytest.fixture(scope="session")
+def trained_cnn(tiny, tmp_path_factory):
+    """A folder with one run of a small CNN on glyphs, trained with KFC."""
+    results = tmp_path_factory.mktemp("trained_cnn")
+    config = tiny(
+        dataset="glyphs", model="cnn", depth=2, filters=4, norm_mode="batch", method="kfc", rule_depth=2,
+        unit_norm=True, steps=2, adapt_lr=0.5, points=None, ways=3, shots=2, endless=True,
+    )  # fmt: skip
+    meta_train(config, results=results, progress=False)
+    return results
+
+
 @pytest.fixture
 def saved(trained, tmp_path):
     """A results folder with three finished runs: LR, LinNet and KLin on synthetic tasks."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture
+def saved_cnn(saved, trained_cnn):
+    """The same, with a CNN on glyphs beside them."""
+    shutil.copytree(trained_cnn, saved, dirs_exist_ok=True)
+    return saved

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from analysis.__main__ import main
+from analysis.registry import STUDIES
 from analysis.store import read_study
 from core import list_runs
 
@@ -48,7 +49,7 @@ def test_one_run_by_its_folder(saved):
     [
         (
             ["post"],
-            "error: unknown study 'post'; known: all, ceilings, linear_collapse, post_adaptation, training_curves",
+            f"error: unknown study 'post'; known: {', '.join(sorted(['all', *STUDIES]))}",
         ),
         (["all", "--num-tasks", "0"], "error: --num-tasks must be at least 1, got 0"),
         (["all", "--device", "abacus"], "error: there is no device 'abacus' here"),

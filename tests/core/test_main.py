@@ -53,7 +53,7 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
         ([*TRAIN, "--method", "mamal"], "unknown method 'mamal'"),
         ([*TRAIN, "--steps", "-1"], "steps must be a whole number"),
         ([*TRAIN, "--ways", "5"], "data set 'synthetic' has no option ways"),
-        (["experiment", "lineer"], "unknown experiment 'lineer'; known: glyphs_linear, "),
+        (["experiment", "lineer"], "unknown experiment 'lineer'; known: "),
         (["experiment", "synthetic_linear", "--preset", "full"], "unknown preset 'full'; known: paper, quick"),
         (["show", "nowhere"], "nowhere is no run"),
         (["resume", "nowhere"], "nowhere is no run"),

@@ -1,0 +1,35 @@
+"""Accuracy after adaptation with what a model and its meta-optimizer cost: Fig. 3, Tables 2 and A1."""
+
+import pandas as pd
+
+from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns
+from core import Run
+
+
+def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame:
+    """Evaluate `run` on test tasks, adapting as it was trained to.
+
+    Runs of one data set meet the same tasks if the seed is the same: differences of depth (study `depth_sweep`) and of
+    method (study `optimizer_comparison`) are paired.
+
+    Args:
+        run: a saved run.
+        num_tasks: test tasks.
+        seed: seed of the test tasks.
+
+    Returns:
+        The table `depth_sweep`, or `optimizer_comparison`, of `analysis.store.SCHEMAS`. Where a loss is not finite, and
+        everywhere for a run that diverged, the status is "diverged" and loss and accuracy are NaN.
+
+    Raises:
+        StudyError, UserError: for more test tasks than there are, or a data set whose files are not found.
+    """
+    table = run.evaluate(draw_test_tasks(run.tasks(seed=seed), num_tasks))
+    table = table.assign(
+        **run_columns(run),
+        **setting_columns(run, len(table)),
+        model_parameters=sum(tensor.numel() for tensor in run.theta.values()),
+        rule_parameters=sum(tensor.numel() for tensor in run.xi.values()),
+        task_seed=seed,
+    )
+    return mark_diverged(table, run, ["task"])

@@ -1,0 +1,52 @@
+"""What noise on the last layer does to adaptation, the early layers held fixed (paper, section 3.2, Fig. 2 right)."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.errors import StudyError
+from analysis.interventions import Intervention, freeze, intervene, perturb
+from analysis.tasks import setting_columns
+from core import Run
+from core.models.layers import layers_of
+
+# In units of the layer's own scale, so that the axis means the same for every run.
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def fc_noise(
+    run: Run,
+    *,
+    num_tasks: int = 100,
+    seed: int = 0,
+    strengths: Sequence[float] = STRENGTHS,
+    draws: int = 3,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Add normal noise to the last layer before adaptation, while the last two layers adapt and the others are fixed.
+
+    Args:
+        run: a saved run; its model has at least two layers.
+        num_tasks: test tasks.
+        seed: seed of the test tasks and of the noise.
+        strengths: standard deviations of the noise, in units of the root mean square of the layer's weights. A task's
+            noise is the same for all of them, but for the factor.
+        draws: noise draws for each task.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The table `fc_noise` of `analysis.store.SCHEMAS`.
+
+    Raises:
+        StudyError: for a model of one layer, a negative strength, or as `layer_roles`.
+    """
+    layers = list(layers_of(run.theta))
+    if len(layers) < 2:
+        raise StudyError(f"fc_noise needs a model of at least two layers; run {run.id} has {', '.join(layers)}")
+    fixed = freeze(*layers[:-2]) if len(layers) > 2 else Intervention()
+    names = {f"{layers[-1]} noise {std:g}": std for std in strengths}
+    plans = {name: fixed + perturb(layers[-1], std=std) if std else fixed for name, std in names.items()}
+    table = intervene(run, plans, num_tasks=num_tasks, seed=seed, draws=draws, progress=progress)
+    return table.assign(
+        layer=layers[-1], std=table["intervention"].map(names).astype("float64"), **setting_columns(run, len(table))
+    )

@@ -1,0 +1,291 @@
+"""Interventions: changes to how a saved run adapts, which leave its meta-training as it was.
+
+    table = intervene(run, {"none": None, "freeze C4": freeze("C4"), "FC noise": perturb("FC", std=0.5)}, num_tasks=100)
+
+An intervention says which tensors adapt, and what is done to the parameters before adaptation or between its steps.
+Interventions compose: `freeze("C1", "C2", "C3") + perturb("FC", std=0.5)`. Layers are those of the network (`C1`,
+`FC`), single parameters (`FC.bias`), or globs over parameters (`*.norm.*`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Literal, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from analysis.errors import StudyError
+from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
+from core import Episodes, Run
+from core.adaptation import InnerLoop, State, batched_forward, inner_loop, one_replica
+from core.evaluation import as_table, default_chunk, measure
+from core.models.layers import cut, layers_of, select, stages
+from core.seeds import generator
+from core.task_parameter import TaskParameter
+
+Tensors = Mapping[str, Tensor]
+
+
+class Change(Protocol):
+    """Something done to the parameters of each task."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws random numbers, so that a task is worth several draws."""
+
+    def targets(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The parameters that it changes, of those called `names`."""
+
+    def __call__(self, parameters: Tensors, streams: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """New values (T, *shape) of its targets, from the values of all parameters and a random stream per task."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A change to how a run adapts; see the functions of this module, which make them, and add them up.
+
+    Attributes:
+        freeze: groups of patterns; what any of them names does not adapt.
+        only: groups of patterns; what adapts is named by each of them.
+        before: done in this order before adaptation.
+        between: done in this order after each adaptation step but the last.
+    """
+
+    freeze: tuple[tuple[str, ...], ...] = ()
+    only: tuple[tuple[str, ...], ...] = ()
+    before: tuple[Change, ...] = ()
+    between: tuple[Change, ...] = ()
+
+    def __add__(self, other: "Intervention") -> "Intervention":
+        """Both at once: a tensor adapts if both let it, and changes are made in order."""
+        return Intervention(
+            self.freeze + other.freeze,
+            self.only + other.only,
+            self.before + other.before,
+            self.between + other.between,
+        )
+
+    def adapted(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The parameters that adapt, of those called `names`, in their order.
+
+        Raises:
+            UserError: for a pattern that names none of them.
+        """
+        adapted = set(names)
+        for patterns in self.freeze:
+            adapted -= set(select(names, patterns))
+        for patterns in self.only:
+            adapted &= set(select(names, patterns))
+        return tuple(name for name in names if name in adapted)
+
+    def changed(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The parameters that are changed otherwise than by adaptation.
+
+        Raises:
+            UserError: for a pattern that names none of `names`.
+        """
+        targets = {name for change in (*self.before, *self.between) for name in change.targets(names)}
+        return tuple(name for name in names if name in targets)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether any of its changes draws random numbers."""
+        return any(change.is_random for change in (*self.before, *self.between))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Adds normal noise to parameters, see `perturb`."""
+
+    patterns: tuple[str, ...]
+    std: float
+    relative: bool
+
+    is_random = True
+
+    def targets(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The parameters that the patterns name."""
+        return select(names, self.patterns)
+
+    def __call__(self, parameters: Tensors, streams: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Its targets with noise added; a stream gives one task's noise, whatever the other tasks are."""
+        targets = self.targets(list(parameters))
+        new = {}
+        for members in layers_of(targets).values():
+            scale = layer_scale([parameters[name] for name in members]) if self.relative else 1.0
+            for name in members:
+                like = parameters[name]
+                noise = torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in streams])
+                size = scale.view(-1, *[1] * (like.ndim - 1)) if isinstance(scale, Tensor) else scale
+                new[name] = like + self.std * size * noise.to(like)
+        return new
+
+
+def layer_scale(tensors: Sequence[Tensor]) -> Tensor:
+    """Root mean square (T,) of a layer's weights in each task: its tensors (T, *shape) but for biases and the like."""
+    weights = [tensor for tensor in tensors if tensor.ndim > 2] or list(tensors)
+    return torch.cat([tensor.flatten(1) for tensor in weights], dim=1).square().mean(dim=1).sqrt()
+
+
+def freeze(*layers: str) -> Intervention:
+    """These do not adapt; all others do."""
+    return Intervention(freeze=(_some(layers),))
+
+
+def adapt_only(*layers: str) -> Intervention:
+    """These adapt; no other does."""
+    return Intervention(only=(_some(layers),))
+
+
+def perturb(
+    *layers: str, std: float, relative: bool = True, when: Literal["before", "between"] = "before"
+) -> Intervention:
+    """Normal noise is added to these, the same noise times `std` for every `std`.
+
+    Args:
+        layers: what is perturbed.
+        std: standard deviation of the noise.
+        relative: whether `std` is in units of each layer's own scale, the root mean square of its weights; else it is
+            in the units of the weights.
+        when: before adaptation, or between its steps (new noise each time).
+
+    Raises:
+        StudyError: for no layer or a negative `std`.
+    """
+    if not 0 <= std < float("inf"):
+        raise StudyError(f"std must be a finite number, at least 0, got {std}")
+    if when not in ("before", "between"):
+        raise StudyError(f"noise is added before adaptation or between its steps, not {when!r}")
+    noise = (Noise(_some(layers), float(std), relative),)
+    return Intervention(before=noise) if when == "before" else Intervention(between=noise)
+
+
+def _some(layers: tuple[str, ...]) -> tuple[str, ...]:
+    if not layers:
+        raise StudyError("name at least one layer, such as C1")
+    return layers
+
+
+def intervene(
+    run: Run,
+    interventions: Mapping[str, Intervention | None],
+    *,
+    num_tasks: int = 100,
+    seed: int = 0,
+    draws: int = 1,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Adapt `run` to test tasks under each intervention, and measure after each step.
+
+    All interventions meet the same tasks, so that their differences are paired. What lies below the first layer that
+    one of them touches is computed once for all.
+
+    Args:
+        run: the saved run.
+        interventions: by name; None changes nothing, and gives the numbers of `run.evaluate` bit for bit.
+        num_tasks: test tasks.
+        seed: seed of the test tasks and of the noise.
+        draws: noise draws for each task, for the interventions that are random.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A table with one row per intervention, draw, task, step and split: the columns of the run, `intervention`,
+        `draw` (0 where nothing is random), `task_seed`, `task`, `step`, `split`, `loss` and `accuracy`, as in
+        `analysis.store.SCHEMAS["layer_roles"]`. Where a loss is not finite, and everywhere for a run that diverged,
+        the status is "diverged" and loss and accuracy are NaN.
+
+    Raises:
+        StudyError: for no intervention, fewer than one draw, or more test tasks than there are.
+        UserError: for a layer that the network does not have.
+    """
+    if not interventions:
+        raise StudyError("name at least one intervention; None, for none, is one")
+    if draws < 1:
+        raise StudyError(f"draws must be at least 1, got {draws}")
+    names = list(run.theta)
+    plans = {name: Intervention() if chosen is None else chosen for name, chosen in interventions.items()}
+    for plan in plans.values():  # a misspelt layer is told before the first minute of work
+        plan.adapted(names), plan.changed(names)
+    episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
+    size = default_chunk(episodes)
+    jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
+    values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
+    with tqdm(total=len(jobs) * num_tasks, unit="task", disable=not progress, leave=False) as bar:
+        for first in range(0, num_tasks, size):
+            part = episodes[first : first + size]
+            inputs = _Inputs(run, part)
+            for name, plan, draw in jobs:
+                bar.set_postfix_str(name, refresh=False)
+                streams = [generator(seed, "intervention", first + i, draw) for i in range(part.num_tasks)]
+                values[name, draw].append(_measure(run, plan, inputs, streams))
+                bar.update(part.num_tasks)
+    parts = [
+        as_table(torch.cat(chunks)).assign(intervention=name, draw=draw) for (name, draw), chunks in values.items()
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(**run_columns(run), task_seed=seed)
+    return mark_diverged(table, run, ["intervention", "draw", "task"])
+
+
+class _Inputs:
+    """What reaches each stage of the network at theta_0, computed once and kept for all interventions."""
+
+    def __init__(self, run: Run, episodes: Episodes) -> None:
+        self.run = run
+        self._known = {0: episodes}
+
+    def of(self, stage: int) -> Episodes:
+        """The episodes with examples as they reach `stage`."""
+        if stage not in self._known:
+            before = max(known for known in self._known if known < stage)
+            module = stages(self.run.model, before, stage)
+            own = {name for name, _ in module.named_parameters()}
+            part = self._known[before]
+            theta = {
+                name: TaskParameter(tensor, part.num_tasks)
+                for name, tensor in one_replica(self.run.theta).items()
+                if name in own
+            }
+            with torch.no_grad():
+                support = batched_forward(module, theta, part.support_x, ())
+                query = batched_forward(module, theta, part.query_x, ())
+            self._known[stage] = Episodes(support, part.support_y, query, part.query_y, part.kind)
+        return self._known[stage]
+
+
+def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[torch.Generator]) -> Tensor:
+    """Loss and accuracy (T, steps + 1, 2 sets, 2 measures) under an intervention."""
+    config = run.config
+    names = list(run.theta)
+    adapted, changed = plan.adapted(names), plan.changed(names)
+    start = cut(run.model, [name for name in names if name in {*adapted, *changed}])
+    module = stages(run.model, start)
+    own = {name for name, _ in module.named_parameters()}
+    theta = {name: tensor for name, tensor in one_replica(run.theta).items() if name in own}
+    xi = {key: tensor for key, tensor in one_replica(run.xi).items() if key.rpartition(".")[0] in own}
+    num_tasks = len(streams)
+
+    def apply(parameters: dict[str, Tensor], changes: Sequence[Change]) -> dict[str, Tensor]:
+        return reduce(lambda values, change: {**values, **change(values, streams)}, changes, parameters)
+
+    if plan.before:
+        whole = {name: tensor.expand(num_tasks, *tensor.shape[1:]) for name, tensor in theta.items()}
+        after = apply(whole, plan.before)
+        theta = {name: theta[name] if after[name] is whole[name] else after[name] for name in theta}
+
+    def between(state: State) -> None:
+        if plan.between and state.step < config.steps:
+            before = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+            for name, tensor in apply(before, plan.between).items():
+                if tensor is not before[name]:
+                    state.theta[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_())
+
+    loop = InnerLoop(config.steps, config.adapt_lr, True, config.lr_scope, None if adapted == tuple(names) else adapted)
+    part = inputs.of(start)
+    walk = inner_loop(
+        module, run.rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False,
+        between=between,
+    )  # fmt: skip
+    return measure(walk, part, config.steps)

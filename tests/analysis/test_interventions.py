@@ -1,0 +1,211 @@
+"""Interventions: what is frozen stays, what is not moves, and nothing changes where nothing is asked for."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analysis import StudyError, adapt_only, freeze, intervene, perturb
+from analysis.fc_noise import fc_noise
+from analysis.interventions import Intervention, layer_scale
+from analysis.layer_roles import layer_roles
+from analysis.store import _to_arrow
+from analysis.tasks import draw_test_tasks
+from core import TrainConfig, adapt, evaluate, meta_train
+from core.errors import UserError
+from core.models.layers import cut, layers_of, select, stages
+from core.seeds import generator
+
+NUMBERS = ["loss", "accuracy"]
+
+
+@pytest.fixture(scope="module", params=["maml", "kfc"])
+def run(request):
+    rule = {"rule_depth": 2, "unit_norm": True} if request.param == "kfc" else {}
+    config = TrainConfig(
+        dataset="glyphs", model="cnn", depth=3, filters=4, norm_mode="batch", method=request.param, steps=2,
+        adapt_lr=0.5, first_order=False, meta_optimizer="adam", meta_lr=0.01, iterations=3, tasks_per_iteration=2,
+        ways=3, shots=2, endless=True, eval_tasks=2, **rule,
+    )  # fmt: skip
+    return meta_train(config, results=None, progress=False)
+
+
+def numbers(table, name):
+    return table[table["intervention"] == name][[*NUMBERS, "task", "step", "split"]].reset_index(drop=True)
+
+
+def naive(run, adapted, theta=None, num_tasks=4, seed=0):
+    """Query accuracy and loss after adaptation, by a whole evaluation of its own for each task."""
+    source = run.tasks(seed=seed)
+    rows = []
+    for task in range(num_tasks):
+        own = run.theta if theta is None else theta[task]
+        run.model.load_state_dict(own)
+        table = evaluate(
+            run.model, run.rule, own, run.xi, source.sample("test", 1, task), steps=run.config.steps,
+            lr=run.config.adapt_lr, adapted=adapted,
+        )  # fmt: skip
+        rows.append(table.assign(task=task))
+    run.model.load_state_dict(run.theta)
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_none_is_plain_evaluation_bit_for_bit(run):
+    table = intervene(run, {"none": None, "nothing": Intervention()}, num_tasks=4)
+    plain = run.evaluate(draw_test_tasks(run.tasks(seed=0), 4))
+    for name in ("none", "nothing"):
+        pd.testing.assert_frame_equal(
+            numbers(table, name)[["task", "step", "split", *NUMBERS]], plain, check_exact=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("plan", "adapted"),
+    [
+        (freeze("C1"), ("C2", "C3", "FC")),
+        (freeze("C1", "C2"), ("C3", "FC")),
+        (freeze("C2"), ("C1", "C3", "FC")),
+        (adapt_only("FC"), ("FC",)),
+        (adapt_only("C1"), ("C1",)),
+        (freeze("C1") + adapt_only("C1", "C3"), ("C3",)),
+        (freeze("*.norm.*"), ("C1.conv", "C2.conv", "C3.conv", "FC")),
+        (freeze("C1", "C2", "C3", "FC"), ()),
+    ],
+    ids=str,
+)
+def test_an_intervention_is_an_evaluation_in_which_these_adapt(run, plan, adapted):
+    names = select(list(run.theta), adapted) if adapted else ()
+    assert plan.adapted(list(run.theta)) == names
+    table = intervene(run, {"it": plan}, num_tasks=4)
+    expected = naive(run, names)
+    found = numbers(table, "it").sort_values(["task", "step", "split"]).reset_index(drop=True)
+    expected = expected.sort_values(["task", "step", "split"]).reset_index(drop=True)
+    np.testing.assert_allclose(found["loss"], expected["loss"], rtol=2e-5)
+    np.testing.assert_allclose(found["accuracy"], expected["accuracy"], atol=1e-6)
+
+
+def test_frozen_tensors_are_bit_equal_after_adaptation_and_every_other_one_moved(run):
+    episodes = run.tasks(seed=0).sample("test", 3, 0)
+    for plan in (freeze("C1", "FC"), adapt_only("C2"), adapt_only("FC.bias")):
+        adapted = plan.adapted(list(run.theta))
+        out = adapt(run.model, run.rule, run.theta, run.xi, episodes, steps=2, lr=0.5, adapted=adapted)
+        for name, tensor in out.params.items():
+            start = run.theta[name].expand_as(tensor)
+            moved = (tensor != start).flatten(1).any(1)
+            # A bias before batch norm has no gradient but rounding's.
+            if name in adapted and not name.endswith("conv.bias"):
+                assert moved.all(), name
+            elif name not in adapted:
+                assert not moved.any(), name
+
+
+def test_interventions_leave_the_run_untouched(run):
+    before = {name: tensor.clone() for name, tensor in run.theta.items()}
+    intervene(run, {"a": perturb("FC", std=3.0) + freeze("C1"), "b": adapt_only("C2")}, num_tasks=2)
+    assert all(torch.equal(before[name], tensor) for name, tensor in run.theta.items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in run.model.state_dict().items())
+
+
+def test_noise_is_that_of_a_model_whose_weights_were_changed(run):
+    std, seed = 0.7, 5
+    table = intervene(run, {"noise": perturb("FC", std=std)}, num_tasks=3, seed=seed, draws=2)
+    for draw in range(2):
+        thetas = []
+        for task in range(3):
+            stream = generator(seed, "intervention", task, draw)
+            scale = float(np.sqrt(np.mean(run.theta["FC.weight"].numpy() ** 2)))
+            noisy = dict(run.theta)
+            for name in ("FC.weight", "FC.bias"):
+                noisy[name] = run.theta[name] + std * scale * torch.randn(run.theta[name].shape, generator=stream)
+            thetas.append(noisy)
+        expected = naive(run, None, thetas, 3, seed)
+        found = table[table["draw"] == draw].reset_index(drop=True)
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=2e-5)
+
+
+def test_no_noise_is_none_and_stronger_noise_is_the_same_noise(run):
+    table = intervene(run, {"none": None, "zero": perturb("FC", std=0.0)}, num_tasks=3)
+    np.testing.assert_allclose(numbers(table, "zero")["loss"], numbers(table, "none")["loss"], rtol=2e-5)
+    noises = []
+    for std in (1.0, 2.0):
+        (change,) = perturb("FC", std=std, relative=False).before
+        parameters = {name: tensor.unsqueeze(0) for name, tensor in run.theta.items()}
+        new = change(parameters, [torch.Generator().manual_seed(1)])
+        noises.append((new["FC.weight"] - parameters["FC.weight"]) / std)
+    torch.testing.assert_close(*noises)
+
+
+def test_noise_between_the_steps_changes_what_comes_after(run):
+    table = intervene(run, {"none": None, "between": perturb("FC", std=2.0, when="between")}, num_tasks=3)
+    changed = numbers(table, "between")["loss"].to_numpy() != numbers(table, "none")["loss"].to_numpy()
+    step = numbers(table, "none")["step"]
+    assert not changed[step == 0].any()
+    assert changed[step == 1].all()
+
+
+def test_tasks_do_not_depend_on_how_many_there_are(run):
+    plans = {"noise": freeze("C1") + perturb("FC", std=1.0)}
+    few, many = (intervene(run, plans, num_tasks=n, draws=2) for n in (2, 5))
+    joined = few.merge(many, on=["draw", "task", "step", "split"], suffixes=("", "_many"))
+    np.testing.assert_allclose(joined["loss"], joined["loss_many"], rtol=2e-5)
+
+
+def test_the_layers_scale_is_that_of_its_weights():
+    weights, bias = torch.full((1, 2, 2), 3.0), torch.full((1, 2), 100.0)
+    assert layer_scale([weights, bias]).item() == pytest.approx(3.0)
+    assert layer_scale([bias]).item() == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda run: intervene(run, {"it": freeze("C5")}), UserError, r"unknown layer or parameter 'C5'.*C1.*FC"),
+        (lambda run: intervene(run, {"it": perturb("fc", std=1)}), UserError, r"'fc'.*did you mean|'fc'.*FC"),
+        (lambda run: intervene(run, {}), StudyError, "at least one intervention"),
+        (lambda run: intervene(run, {"it": None}, draws=0), StudyError, "draws must be at least 1"),
+        (lambda run: freeze(), StudyError, "at least one layer"),
+        (lambda run: perturb("FC", std=-1), StudyError, "std must be a finite number"),
+        (lambda run: perturb("FC", std=1, when="after"), StudyError, "before adaptation or between"),
+    ],
+)
+def test_mistakes_are_told(run, call, error, message):
+    with pytest.raises(error, match=message):
+        call(run)
+
+
+def test_layers_and_stages(run):
+    assert list(layers_of(run.theta)) == ["C1", "C2", "C3", "FC"]
+    assert list(layers_of(["layers.0.weight", "layers.1.weight", "fc.bias"])) == ["layers.0", "layers.1", "fc"]
+    assert [cut(run.model, [name]) for name in ("C1.conv.bias", "C3.norm.weight", "FC.bias")] == [0, 2, 5]
+    x = torch.rand(4, 1, 28, 28)
+    for i in range(1, 6):
+        torch.testing.assert_close(stages(run.model, i)(stages(run.model, 0, i)(x)), run.model(x))
+
+
+def test_a_network_that_shares_weights_is_not_cut():
+    first = torch.nn.Linear(3, 3)
+    shared = torch.nn.Sequential(first, torch.nn.ReLU(), first)
+    assert cut(shared, ["2.weight"]) == 0
+
+
+def test_the_studies_have_their_columns_and_pair_their_tasks(run):
+    roles = layer_roles(run, num_tasks=2)
+    _to_arrow("layer_roles", roles)
+    assert set(roles["intervention"]) == {"none"} | {
+        f"{kind} {layer}" for kind, layer in itertools.product(("freeze", "adapt only"), ("C1", "C2", "C3", "FC"))
+    }
+    assert (roles.groupby("intervention").size() == 2 * 3 * 2).all()
+    noise = fc_noise(run, num_tasks=2, strengths=(0.0, 1.0), draws=2)
+    _to_arrow("fc_noise", noise)
+    assert noise.groupby(["std", "draw"]).ngroups == 3
+    fixed = numbers(intervene(run, {"it": freeze("C1", "C2")}, num_tasks=2), "it")
+    np.testing.assert_allclose(noise[noise["std"] == 0]["loss"], fixed["loss"], rtol=1e-6)
+
+
+def test_a_diverged_task_is_reported_as_one(run, monkeypatch):
+    monkeypatch.setattr(run, "theta", {n: t * (float("nan") if n == "FC.bias" else 1) for n, t in run.theta.items()})
+    table = intervene(run, {"none": None}, num_tasks=2)
+    assert (table["status"] == "diverged").all()
+    assert table[NUMBERS].isna().all(axis=None)

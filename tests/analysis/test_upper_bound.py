@@ -1,0 +1,56 @@
+"""The upper bound is plain training of one model a task."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from analysis.errors import StudyError
+from analysis.upper_bound import upper_bound
+from core import list_runs, load_run, make_model
+from core.seeds import derive_seed
+
+
+@pytest.fixture(scope="module")
+def run(trained_cnn):
+    return load_run(list_runs(trained_cnn)["path"].iloc[0])
+
+
+def test_each_task_is_trained_alone_until_it_is_learned(run):
+    """Against a loop over tasks with a module and an optimizer of its own each."""
+    table = upper_bound(run, num_tasks=3, seed=4, lr=0.02, loss=0.3, max_steps=60)
+    source = run.tasks(seed=4)
+    for task, row in enumerate(table.itertuples()):
+        model = make_model("cnn", source, seed=derive_seed(4, "upper bound", task), **run.config.model_options())
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        episodes = source.sample("test", 1, task)
+        for step in range(61):
+            loss = cross_entropy(model(episodes.support_x[0]), episodes.support_y[0])
+            if loss <= 0.3 or step == 60:
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        logits = model(episodes.query_x[0])
+        assert row.training_steps == step
+        assert row.converged == bool(loss <= 0.3)
+        assert row.support_loss == pytest.approx(loss.item(), rel=1e-3)
+        assert row.accuracy == pytest.approx((logits.argmax(1) == episodes.query_y[0]).float().mean().item())
+    assert table["converged"].any()
+
+
+def test_a_task_that_is_not_learned_in_time_says_so(run):
+    table = upper_bound(run, num_tasks=2, lr=1e-6, max_steps=3)
+    assert not table["converged"].any()
+    assert (table["training_steps"] == 3).all()
+
+
+def test_a_diverged_task_is_no_accuracy(run):
+    table = upper_bound(run, num_tasks=2, lr=1e37, max_steps=5)
+    assert (table["status"] == "diverged").all()
+    assert np.isnan(table["accuracy"]).all()
+
+
+def test_it_needs_a_step(run):
+    with pytest.raises(StudyError, match="max_steps must be at least 1"):
+        upper_bound(run, num_tasks=2, max_steps=0)
