@@ -210,7 +210,7 @@ def intervene(
     for plan in plans.values():  # a misspelt layer is told before the first minute of work
         plan.adapted(names), plan.changed(names)
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    size = default_chunk(episodes)
+    size = default_chunk(run.model, episodes)
     jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
     values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
     with tqdm(total=len(jobs) * num_tasks, unit="task", disable=not progress, leave=False) as bar:

@@ -56,8 +56,9 @@ def _is_cnn(config: TrainConfig) -> bool:
 
 STUDIES: dict[str, Study] = {
     "post_adaptation": Study(
-        "loss and accuracy on test tasks before and after adaptation (Fig. 1, Table 1)",
+        "loss and accuracy of linear models on test tasks before and after adaptation (Fig. 1, Table 1)",
         lambda run, num_tasks, seed: post_adaptation(run, num_tasks=num_tasks, seed=seed),
+        suits=lambda config: not _is_cnn(config),  # which depth_sweep measures
     ),
     "training_curves": Study(
         "loss and accuracy along meta-training (Fig. A.1)",

@@ -48,7 +48,7 @@ def upper_bound(
         raise StudyError(f"max_steps must be at least 1, got {max_steps}")
     config = run.config
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    size = default_chunk(episodes)
+    size = default_chunk(run.model, episodes)
     shape = TaskShape(tuple(run.info["example_shape"]), run.info["num_outputs"])
     parts = []
     for first in range(0, num_tasks, size):

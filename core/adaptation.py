@@ -133,9 +133,8 @@ def inner_loop(
         between: called after each step, and may put other parameters into the state.
 
     Yields:
-        The state; the model at that state, a function of examples (N, q, *example); and the support losses (N,) at
-        that state, left out (an empty tensor) at theta_steps, where no step needs them. They hold until the next item
-        is asked for.
+        The state; the model at that state, a function of examples (N, q, *example); and its outputs (N, n, ...) on x,
+        an empty tensor at theta_steps, where no step needs them. They hold until the next item is asked for.
     """
     names = tuple(theta) if loop.adapted is None else loop.adapted
     if not create_graph:
@@ -155,9 +154,10 @@ def inner_loop(
     last: LastUpdate | None = None
     for _ in range(loop.steps):
         points = state.theta if rule.is_gradient_descent else _points(state.theta, names, constant=constant)
-        losses = task_losses(batched_forward(model, points, x, names), y, kind)
+        outputs = batched_forward(model, points, x, names)
+        losses = task_losses(outputs, y, kind)
         records = {name: points[name].take_record() for name in names}
-        yield state, forward, losses
+        yield state, forward, outputs.detach()
         if rule.is_gradient_descent:
             _descend(state.theta, records, losses, loop, constant=constant)
         else:
@@ -422,10 +422,8 @@ def adapt(
     x, y = episodes.support_x, episodes.support_y
     losses = []
     walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)
-    for state, forward, loss in walk:
-        if state.step == steps:
-            with torch.no_grad():
-                loss = task_losses(forward(x), y, episodes.kind)
-        losses.append(loss.detach())
+    for state, forward, outputs in walk:
+        with torch.no_grad():
+            losses.append(task_losses(forward(x) if state.step == steps else outputs, y, episodes.kind))
     params = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
     return Adapted(params, torch.stack(losses, dim=1), state.xi)

@@ -14,6 +14,9 @@ from core.tasks.base import Episodes
 
 Tensors = Mapping[str, Tensor]
 CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a cache holds
+CONVOLUTION_GROWTH = (
+    8  # what a convolution makes of its input, in numbers, more or less; CNN-4: 4 tasks are best of 1-26
+)
 
 
 def replica_evaluate(
@@ -46,7 +49,7 @@ def replica_evaluate(
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
     if tasks_per_chunk is None:
-        tasks_per_chunk = default_chunk(episodes, num_replicas)
+        tasks_per_chunk = default_chunk(model, episodes, num_replicas)
     chunks = []
     for start in range(0, num_tasks, tasks_per_chunk):
         part = replica_slice(episodes, num_replicas, start, start + tasks_per_chunk)
@@ -59,28 +62,28 @@ def replica_evaluate(
 def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bool = False) -> Tensor:
     """Loss and accuracy at each state of an inner loop, (N, K, 2 sets, 2 measures), as `replica_evaluate` has them."""
     points = []
-    for state, forward, _ in walk:
+
+    def measured(outputs: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([task_losses(outputs, y, episodes.kind), task_accuracies(outputs, y, episodes.kind)], dim=1)
+
+    for state, forward, outputs in walk:
         if query_only_at_end and state.step < steps:
             continue
-        sets: list[Tensor] = []
-        for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
-            if query_only_at_end and not sets:
-                sets.append(torch.full((len(x), 2), torch.nan, device=x.device, dtype=x.dtype))
-                continue
-            with torch.no_grad():
-                outputs = forward(x)
-                sets.append(
-                    torch.stack(
-                        [task_losses(outputs, y, episodes.kind), task_accuracies(outputs, y, episodes.kind)], dim=1
-                    )
-                )
-        points.append(torch.stack(sets, dim=1))
+        with torch.no_grad():
+            query = measured(forward(episodes.query_x), episodes.query_y)
+            if query_only_at_end:
+                support = torch.full_like(query, torch.nan)
+            else:
+                at_end = state.step == steps
+                support = measured(forward(episodes.support_x) if at_end else outputs, episodes.support_y)
+        points.append(torch.stack([support, query], dim=1))
     return torch.stack(points, dim=1)
 
 
-def default_chunk(episodes: Episodes, num_replicas: int = 1) -> int:
+def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> int:
     """How many tasks of each replica go through at once: as many as a cache holds."""
-    return max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel()))
+    growth = CONVOLUTION_GROWTH if any(isinstance(module, nn.Conv2d) for module in model.modules()) else 1
+    return max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel() * growth))
 
 
 def evaluate(

@@ -104,7 +104,7 @@ def image_cnn(
         iterations=iterations,
         tasks_per_iteration=tasks_per_iteration,
         norm_mode="batch",
-        eval_every=max(1, iterations // 10),
+        eval_every=max(50, iterations // 10),
         eval_tasks=50,
         **_CNN[like],
     )

@@ -184,8 +184,9 @@ class Group:
             index = config.iterations if split == "train" else 0
             episodes = concatenate([fixed_tasks(source, split, config.eval_tasks, index) for source in self.sources])
             values = replica_evaluate(
-                self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True
-            )
+                self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True,
+                tasks_per_chunk=self.tasks_per_chunk,
+            )  # fmt: skip
             means = values[:, :, -1, 1].double().mean(dim=1).tolist()
             for curve, (loss, accuracy) in zip(self.curves, means, strict=True):
                 curve.append((self.iteration, split, loss, accuracy, config.eval_tasks))

@@ -437,6 +437,16 @@ def _must_exist(results: str | Path, study: str, first: str = "") -> None:
         raise MissingTable(f"no table in {folder}; make it with: {first + ', then: ' if first else ''}{command}")
 
 
+def alike(runs: Runs) -> Runs:
+    """The same runs, once they are seen to differ in nothing but their seed.
+
+    Raises:
+        FigureError: naming the setting in which they differ.
+    """
+    _must_agree(runs)
+    return runs
+
+
 def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
     """Refuse runs that differ in one of `keys`, by default in anything but their seed."""
     configs = group.configs

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig_a1, table1
+from figures import fig1, fig2, fig_a1, table1
 from figures.data import Where
 
 
@@ -34,6 +34,13 @@ FIGURES: dict[str, Entry] = {
         "accuracy after adaptation of LR and LinNet under MAML: synthetic tasks, and characters 5-way 1-shot",
         fig1.traces,
         fig1.draw,
+    ),
+    "fig2": Entry(
+        "which layers of a CNN adapt (freezing only one, adapting only one), and noise on the last layer, with the "
+        "differences as Markdown",
+        fig2.traces,
+        fig2.draw,
+        fig2.texts,
     ),
     "table1": Entry(
         "accuracy after adaptation of LR, LinNet, LR w/ KLin and LR w/ KFC on every data set, as Markdown, LaTeX and "
