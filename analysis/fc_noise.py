@@ -11,7 +11,7 @@ from core import Run
 from core.models.layers import layers_of
 
 # In units of the layer's own scale, so that the axis means the same for every run.
-STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 def fc_noise(

@@ -70,12 +70,10 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment glyphs_layers --results {results}"
     found: dict[str, dict[str, Runs]] = {}
-    missing = []
     for study, needed in (ROLES, NOISE):
         try:
             runs = data.read_runs(results, study, needed, where, first=first)
-        except MissingTable as error:
-            missing.append(error)
+        except MissingTable:
             continue
         for dataset in sorted({str(config["dataset"]) for config in runs.configs.values()}):
             chosen = data.alike(
@@ -88,7 +86,10 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
             if chosen.configs:
                 found.setdefault(dataset, {})[study] = chosen
     if not found:
-        raise missing[0] if missing else MissingTable(f"no CNN of 4 layers under MAML was measured; {first}")
+        raise MissingTable(
+            f"no CNN of 4 layers under MAML was measured; make it with: {first}, "
+            f"then: python -m analysis layer_roles --results {results}"
+        )
     return {f"fig2_{dataset}": _trace(dataset, studies) for dataset, studies in found.items()}
 
 
