@@ -5,12 +5,12 @@ import shlex
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from analysis.errors import StudyError, unknown_name
 from analysis.registry import STUDIES, carry_out, table_id, up_to_date
 from core import Run, list_runs, load_run
+from core.device import checked_device
 from core.errors import UserError
 
 
@@ -68,11 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _load(options: argparse.Namespace) -> list[Run]:
-    try:
-        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise StudyError(f"there is no device {options.device!r} here") from None
+    device = checked_device(options.device)
     folders = options.runs
     if folders is None:
         listed = list_runs(options.results)

@@ -205,10 +205,13 @@ def linear_collapse(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
     if run.diverged:
         return table
     found = {q: table[table["quantity"] == q].set_index(["task", "stage"])["value"] for q in QUANTITIES}
-    # Negated, so that NaN counts as too large.
-    wrong = ~(found["logit difference"] <= found["logit tolerance"])
+    wrong = found["logit difference"] > found["logit tolerance"]
     bad = pd.MultiIndex.from_frame(table[["task", "stage"]]).isin(wrong.index[wrong])
     table.loc[bad, "status"] = "failed: the collapsed matrix has other logits"
+    # A task diverges as a whole: none of its numbers is a measurement.
+    lost = table.loc[~np.isfinite(table["value"]), "task"].dropna().unique()
+    diverged = table["task"].isin(lost)
+    table.loc[diverged, "status"], table.loc[diverged, "value"] = "diverged", np.nan
     return table
 
 
@@ -257,7 +260,7 @@ def _measure_linnet(run: Run, num_tasks: int, seed: int, rows: "_Rows") -> None:
     missed = true + theta_lr * apply_update_map(update_map(theta64), gradient)
     moved = torch.linalg.matrix_norm(true)
     # A task without a gradient does not move; nothing is missed then.
-    share = torch.where(moved > 0, torch.linalg.matrix_norm(missed) / moved, 0.0)
+    share = torch.where(moved == 0, 0.0, torch.linalg.matrix_norm(missed) / moved)
     rows.add_tasks("before", "beyond first order", share, "1")
 
 

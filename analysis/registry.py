@@ -187,14 +187,14 @@ def carry_out(
         raise StudyError(f"run {run.id} does not suit study {study!r}: {chosen.about}")
     start = time.perf_counter()
     frame = chosen.measure(run, num_tasks, seed)
-    source = _fresh(run, seed) if study == "ceilings" else run.tasks(seed=seed)
-    device = next(iter(run.theta.values())).device
+    seconds = time.perf_counter() - start
+    device = torch.device("cpu") if study == "ceilings" else next(iter(run.theta.values())).device
     origin = provenance(
         config={} if chosen.of_tasks else asdict(run.config),
         settings=settings_of(study, run, num_tasks=num_tasks, seed=seed),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        dataset_fingerprint=source.fingerprint(),
-        wall_seconds=time.perf_counter() - start,
+        dataset_fingerprint=_fingerprint(study, run, seed),
+        wall_seconds=seconds,
         command=command,
     )
     return write_table(results, study, table_id(study, run, seed=seed), frame, {**origin, "run_status": run.status})
@@ -208,6 +208,15 @@ def run_digest(run: Run) -> str:
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(run.curve.to_csv(index=False).encode())
     return digest.hexdigest()
+
+
+def _fingerprint(study: str, run: Run, seed: int) -> str:
+    """Of the tasks that a study meets; where it meets none, of those that the run was trained on."""
+    if study == "ceilings" or (study == "linear_collapse" and run.config.dataset == "synthetic"):
+        return _fresh(run, seed).fingerprint()
+    if not study_named(study).meets_tasks:
+        return str(run.info["dataset_fingerprint"])
+    return run.tasks(seed=seed).fingerprint()
 
 
 def _setting_digest(run: Run) -> str:

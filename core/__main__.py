@@ -9,13 +9,32 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from core.config import TrainConfig
+from core.config import METHODS, TrainConfig
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
+from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, read_config
+from core.tasks import DATASETS
 from core.training import Interrupted, meta_train_many
 
 UNITS = {
+    "dataset": f"one of {', '.join(DATASETS)}",
+    "model": f"one of {', '.join(MODELS)}",
+    "method": f"one of {', '.join(METHODS)}",
+    "meta_optimizer": "sgd or adam: what trains theta and xi",
+    "rotations": "rotated classes are new classes: true or false (image data sets)",
+    "endless": "draw new tasks for ever, in place of fixed pools: true or false (image data sets)",
+    "same_points": "the query set is the support set: true or false (synthetic; default true)",
+    "depth": "convolutional layers, 1 to 4 (cnn; default 4)",
+    "filters": "output channels of each convolution (cnn; default 64)",
+    "bias": "linear layers have a bias: true or false (lr, linnet; default false)",
+    "norm_mode": "batch (statistics of the batch at hand), instance or none (cnn; default batch)",
+    "downsample": "stride or max_pool (cnn; default stride)",
+    "rule_depth": "maps of the meta-optimizer (kfc; required there)",
+    "rule_rank": "rank of the factors (cholesky; required there)",
+    "rule_bias": "the meta-optimizer's maps add a bias: true or false (klin, kfc; default false)",
+    "unit_norm": "gradients at unit norm and a learnable scale, A.1.2: true or false (kfc; default false)",
+    "adapt_xi": "xi is adapted within a task: true or false (default: the rule's own)",
     "steps": "adaptation steps within a task",
     "adapt_lr": "adaptation learning rate",
     "first_order": "treat inner gradients as constants: true or false",
@@ -68,15 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train, or go on training, one run per seed")
     _add_settings(train)
     train.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed (default 0)")
-    experiment = commands.add_parser("experiment", help="train all runs of one of the paper's experiments")
-    experiment.add_argument("name", help=f"one of {', '.join(EXPERIMENTS)}")
-    experiment.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
-    experiment.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
-    experiment.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
-    experiment.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
+    of_paper = commands.add_parser("experiment", help="train all runs of one of the paper's experiments")
+    of_paper.add_argument("name", help=f"one of {', '.join(EXPERIMENTS)}")
+    of_paper.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
+    of_paper.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
+    of_paper.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
+    of_paper.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
     resume = commands.add_parser("resume", help="go on with interrupted runs")
     resume.add_argument("runs", nargs="+", type=Path, help="run folders")
-    for command in (train, experiment, resume):
+    for command in (train, of_paper, resume):
         command.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
         command.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
         command.add_argument("--tasks-per-chunk", type=int, help="tasks that go through at once; bounds the memory")
@@ -86,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list the runs")
     show = commands.add_parser("show", help="show one run: settings, status, curve")
     show.add_argument("run", type=Path, help="run folder")
-    for command in (train, experiment, listing):
+    for command in (train, of_paper, listing):
         command.add_argument("--results", type=Path, default=Path("results"), help="where runs are (default results)")
     return parser
 

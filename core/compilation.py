@@ -53,8 +53,10 @@ def compile_meta_gradient(
         compiled = torch.compile(recorded)
         with torch.no_grad():
             compiled(dict(theta), dict(xi), *tensors_of(episodes))
+    except torch.OutOfMemoryError:
+        raise
     except (BackendCompilerFailed, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the meta-gradient cannot be compiled here, train without compile: {reason}") from error
 
     def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import math
+import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 from core.errors import UserError, unknown_name
@@ -24,7 +27,7 @@ _RULE_FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a meta-trained model, and nothing else (no paths, no devices).
+    """Everything that decides a meta-trained model and its curve, and nothing else (no paths, no devices).
 
     Choices that decide the science have no default. An optional field that is None leaves the choice to the default
     of the data set, model or rule that it belongs to; one that these do not have is refused when they are made.
@@ -50,6 +53,9 @@ class TrainConfig:
         rule_depth, rule_rank, rule_bias, unit_norm, adapt_xi: options of the rule; see `core.optimizers`.
         eval_every: iterations between two points of the curve; 0 for the two ends only.
         eval_tasks: tasks of each split behind a point of the curve.
+
+    Raises:
+        UserError: for an unknown name, a value of another type, or one out of range.
     """
 
     dataset: str
@@ -87,28 +93,23 @@ class TrainConfig:
     eval_tasks: int = 100
 
     def __post_init__(self) -> None:
+        for name, kind in _kinds().items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
         for kind, value, known in (
             ("dataset", self.dataset, DATASETS),
             ("model", self.model, MODELS),
             ("method", self.method, METHODS),
-            ("meta_optimizer", self.meta_optimizer, ("sgd", "adam")),
-            ("lr_scope", self.lr_scope, ("both", "xi")),
         ):
             if value not in known:
                 raise unknown_name(kind, value, known)
         for name, least in (
             ("steps", 0), ("iterations", 0), ("tasks_per_iteration", 1), ("eval_every", 0), ("eval_tasks", 1)
         ):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"{name} must be a whole number, at least {least}, got {value!r}")
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("adapt_lr", "meta_lr"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UserError(f"{name} must be a finite number, at least 0, got {value!r}")
-            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one run
-        if self.hidden is not None:
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     def task_options(self) -> dict[str, Any]:
         """What `make_tasks` takes from here."""
@@ -148,4 +149,39 @@ class TrainConfig:
         missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
         if missing:
             raise UserError(f"the configuration lacks {', '.join(missing)}")
-        return cls(**{**values, "hidden": None if values.get("hidden") is None else tuple(values["hidden"])})
+        return cls(**values)
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    """The type of every field."""
+    return typing.get_type_hints(TrainConfig)
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type: 1 and 1.0 are one learning rate, and so one run.
+
+    Raises:
+        UserError: for a value of another type, or a word that is none of the known.
+    """
+    choices = typing.get_args(kind)
+    if type(None) in choices:
+        if value is None:
+            return None
+        kind = next(one for one in choices if one is not type(None))
+        choices = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        if value not in choices:
+            raise unknown_name(name, value, choices)
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and is_number and math.isfinite(value):
+        return float(value)
+    if kind is int and is_number and isinstance(value, int):
+        return value
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_checked(name, one, choices[0]) for one in value)
+    wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
+    raise UserError(f"{name} must be {wanted.get(kind, 'a list of whole numbers')}, got {value!r}")

@@ -162,6 +162,9 @@ def experiment(name: str, preset: str, **lengths: int) -> tuple[list[TrainConfig
     accepted = inspect.signature(EXPERIMENTS[name]).parameters
     if refused := sorted(lengths.keys() - accepted.keys()):
         raise UserError(f"experiment {name!r} has a fixed number of {', '.join(refused).replace('_', ' ')}")
+    for what, number in lengths.items():
+        if number < 1:
+            raise UserError(f"{what.replace('_', ' ')} must be at least 1, got {number}")
     full, configs = EXPERIMENTS[name](), EXPERIMENTS[name](**lengths)
     reductions = []
     for what in ("iterations", "tasks_per_iteration"):

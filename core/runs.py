@@ -28,6 +28,7 @@ from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.models import make_model
 from core.optimizers import MetaOptimizer, make_optimizer
+from core.optimizers.base import check_tensors
 from core.tasks import TaskSource, make_tasks
 from core.tasks.base import Episodes, TaskShape
 
@@ -77,11 +78,15 @@ class Run:
     @cached_property
     def model(self) -> nn.Module:
         """The module for one task, with `theta` loaded."""
-        # The shape is stored with the run, so that a model loads where its data set is not at hand.
-        shape = TaskShape(tuple(self.info["example_shape"]), self.info["num_outputs"])
-        model = make_model(self.config.model, shape, seed=self.config.seed, **self.config.model_options())
+        model = self.blank_model()
         model.load_state_dict(self.theta)
         return model.to(next(iter(self.theta.values())).device)
+
+    def blank_model(self) -> nn.Module:
+        """The module for one task as training began with it."""
+        # The shape is stored with the run, so that a model loads where its data set is not at hand.
+        shape = TaskShape(tuple(self.info["example_shape"]), self.info["num_outputs"])
+        return make_model(self.config.model, shape, seed=self.config.seed, **self.config.model_options())
 
     def tasks(self, *, seed: int | None = None, root: str | Path | None = None, **changes: Any) -> TaskSource:
         """The tasks that it was trained on, or with `changes` of their options.
@@ -199,7 +204,9 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
     if not is_finished(folder):
         raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
     info = _checked_format(folder / "run.json")
-    tensors, _ = load_tensors(folder / "weights.safetensors", device)
+    tensors, metadata = load_tensors(folder / "weights.safetensors", device)
+    if metadata.get("id") != config.id:
+        raise UserError(f"{folder / 'weights.safetensors'} is of run {metadata.get('id')}, not of {config.id}")
     try:
         curve = pd.read_parquet(folder / "curve.parquet")
     except (OSError, pa.ArrowException) as error:
@@ -216,7 +223,11 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
         TaskShape(tuple(info["example_shape"]), int(info["num_outputs"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
-    return Run(config, parts["theta"], parts["xi"], curve, status, info, folder)
+    run = Run(config, parts["theta"], parts["xi"], curve, status, info, folder)
+    expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
+    check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
+    run.rule.check(run.theta, run.xi)
+    return run
 
 
 def list_runs(results: str | Path = "results") -> pd.DataFrame:
@@ -237,8 +248,10 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
             config = read_config(folder)
             row |= {name: getattr(config, name) for name in shown}
             if is_finished(folder):
-                row["status"] = str(_checked_format(folder / "run.json").get("status", "ok"))
+                row["status"] = str(_checked_format(folder / "run.json")["status"])
         except UserError as error:
             row["status"] = f"unreadable: {error}"
+        except KeyError:
+            row["status"] = f"unreadable: {folder / 'run.json'} is incomplete: it has no status"
         rows.append(row)
     return pd.DataFrame(rows, columns=["id", "status", "path", *shown])

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from core.adaptation import InnerLoop, replica_meta_gradient
 from core.compilation import MetaGradient, compile_meta_gradient
 from core.config import METHODS, TrainConfig
+from core.device import checked_device
 from core.errors import UserError
 from core.evaluation import replica_evaluate
 from core.models import make_model
@@ -50,7 +51,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 class Interrupted(Exception):
-    """Training stopped at the user's request, with its state saved."""
+    """Training stopped at the user's request; where runs are saved, with its state saved."""
 
 
 class Group:
@@ -217,8 +218,12 @@ class Group:
         return run
 
     def finish(self) -> None:
-        """Save what is left as finished runs."""
-        self.finished += [self._finish(i, "ok") for i in range(len(self.configs))]
+        """Save what is left as finished runs; one whose last step left weights that are not finite has diverged."""
+        finite = torch.stack(
+            [tensor.isfinite().reshape(len(tensor), -1).all(1) for tensor in self._tensors().values()]
+        ).all(0)
+        for i, good in enumerate(finite.tolist()):
+            self.finished.append(self._finish(i, "ok" if good else f"diverged at iteration {self.iteration}"))
         self.configs = []
 
     def save_state(self) -> None:
@@ -300,7 +305,7 @@ def meta_train_many(
         UserError: for settings that do not fit together, missing data or damaged files.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = checked_device(device)
     base = None if results is None else Path(results)
     done: dict[str, Run] = {}
     waiting: dict[tuple[Any, ...], dict[Any, list[TrainConfig]]] = defaultdict(lambda: defaultdict(list))
@@ -310,12 +315,13 @@ def meta_train_many(
         if folder is not None and is_finished(folder):
             done[config.id] = load_run(folder, device=where)
             continue
-        if folder is not None:
-            write_config(config, folder)
-            if (folder / "state.safetensors").exists():
-                states[config.id] = load_tensors(folder / "state.safetensors")
-                if states[config.id][1].get("format") != FORMAT:
-                    raise UserError(f"{folder / 'state.safetensors'} is of another version; delete it to start again")
+        if folder is not None and (folder / "state.safetensors").exists():
+            states[config.id] = load_tensors(folder / "state.safetensors")
+            found = states[config.id][1]
+            if (found.get("format"), found.get("id")) != (FORMAT, config.id):
+                raise UserError(
+                    f"{folder / 'state.safetensors'} is of another version or run; delete it to start again"
+                )
         start = states[config.id][1]["iteration"] if config.id in states else 0
         same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
         waiting[same_tasks][replace(config, seed=0)].append(config)
@@ -337,6 +343,11 @@ def meta_train_many(
                 if family[0].id in states:
                     group.load_state([states[c.id] for c in family])
                 groups.append(group)
+            # Only now: settings that do not fit together leave no folder behind.
+            for group in groups:
+                for config in group.configs:
+                    if base is not None:
+                        write_config(config, base / "runs" / config.id)
             _train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
             done |= {run.id: run for group in groups for run in group.finished}
     return [done[config.id] for config in configs]
@@ -358,9 +369,13 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
         mininterval=0.5,
         dynamic_ncols=True,
     )
-    writers = {id(group): _writer(group) for group in groups} if tensorboard else {}
-
-    with bar, DrawnAhead(sources, num_tasks, first.iteration) as batches, _stop_on_signal() as stop:
+    with ExitStack() as stack:
+        writers = {id(group): _writer(group) for group in groups} if tensorboard else {}
+        for writer in writers.values():
+            stack.callback(writer.close)
+        stack.enter_context(bar)
+        batches = stack.enter_context(DrawnAhead(sources, num_tasks, first.iteration))
+        stop = stack.enter_context(_stop_on_signal())
         for iteration in range(first.iteration, target + 1):
             # Groups are measured on the same tasks, drawn once for all of them and forgotten.
             fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
@@ -379,7 +394,8 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
                     group.save_state()
                 last_saved = time.monotonic()
                 if stop.is_set():
-                    raise Interrupted(f"stopped after {iteration} of {target} iterations; the state is saved")
+                    state = "the state is saved" if first.results is not None else "nothing is saved without results"
+                    raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
             batch = batches.take()
             joined: dict[tuple[int, ...], Episodes] = {}
             for group in active:
@@ -390,8 +406,8 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             bar.update()
             if iteration % 20 == 0:
                 bar.set_postfix({g.label: g.progress for g in active if g.configs}, refresh=False)
-    for writer in writers.values():
-        writer.close()
+        if stop.is_set():
+            raise Interrupted(f"stopped after the last of {target} iterations; these runs are finished")
 
 
 def _is_curve_point(iteration: int, config: TrainConfig) -> bool:

@@ -24,7 +24,7 @@ def make_optimizer(name: str, **options: object) -> MetaOptimizer:
     if name not in OPTIMIZERS:
         raise unknown_name("meta-optimizer", name, OPTIMIZERS)
     rule = OPTIMIZERS[name]
-    accepted = inspect.signature(rule).parameters if "__init__" in vars(rule) else {}
+    accepted = inspect.signature(rule).parameters if rule.__init__ is not object.__init__ else {}
     if refused := sorted(options.keys() - accepted.keys()):
         known = ", ".join(accepted) or "none"
         raise UserError(f"meta-optimizer {name!r} has no option {', '.join(refused)}; it has: {known}")

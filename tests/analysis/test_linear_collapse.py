@@ -238,6 +238,14 @@ def test_a_diverged_run_has_no_numbers(tmp_path, linnet, klin):
         assert table["value"].isna().all()
 
 
+def test_a_task_that_blows_up_is_diverged_and_neither_failed_nor_perfect(linnet):
+    wild = replace(linnet, config=replace(linnet.config, adapt_lr=1e30))
+    table = linear_collapse(wild, num_tasks=3)
+    of_tasks = table[table["task"].notna()]
+    assert set(of_tasks["status"]) == {"diverged"}
+    assert of_tasks["value"].isna().all()
+
+
 def test_other_runs_are_refused(tiny):
     run = meta_train(tiny(method="maml"), results=None, progress=False)
     with pytest.raises(StudyError, match="is lr with maml; this study needs linnet with maml, or lr with klin"):

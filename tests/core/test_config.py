@@ -28,6 +28,7 @@ def test_zero_is_not_absent(tiny_config):
 
 def test_equal_numbers_are_one_run(tiny_config):
     assert tiny_config(adapt_lr=1).id == tiny_config(adapt_lr=1.0).id
+    assert tiny_config(input_scale=1).id == tiny_config(input_scale=1.0).id
 
 
 def test_json_round_trip(tiny_config):
@@ -45,10 +46,16 @@ def test_json_round_trip(tiny_config):
         ({"model": "CNN"}, "unknown model 'CNN'; known: cnn, linnet, lr"),
         ({"meta_optimizer": "rmsprop"}, "known: adam, sgd"),
         ({"lr_scope": "theta"}, "known: both, xi"),
-        ({"steps": -1}, "steps must be a whole number, at least 0, got -1"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"steps": True}, "steps must be a whole number, got True"),
+        ({"first_order": "false"}, "first_order must be true or false, got 'false'"),
+        ({"points": "5"}, "points must be a whole number, got '5'"),
+        ({"hidden": (64, 0.5)}, "hidden must be a whole number, got 0.5"),
+        ({"hidden": 64}, "hidden must be a list of whole numbers, got 64"),
+        ({"norm_mode": "layer"}, "unknown norm_mode 'layer'; known: batch, instance, none"),
         ({"iterations": 2.5}, "iterations must be a whole number"),
         ({"adapt_lr": float("nan")}, "adapt_lr must be a finite number"),
-        ({"meta_lr": -0.1}, "meta_lr must be a finite number, at least 0"),
+        ({"meta_lr": -0.1}, "meta_lr must be at least 0"),
         ({"tasks_per_iteration": 0}, "at least 1"),
     ],
 )

@@ -1,10 +1,12 @@
 """The command line, as a person uses it."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
-from core.__main__ import main
+from core import TrainConfig
+from core.__main__ import UNITS, main
 
 TRAIN = [
     "train", "--dataset", "synthetic", "--model", "lr", "--method", "klin", "--steps", "1", "--adapt-lr", "1.0",
@@ -51,10 +53,13 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
     [
         ([*TRAIN, "--dataset", "omniglut"], "unknown dataset 'omniglut'; known: glyphs, "),
         ([*TRAIN, "--method", "mamal"], "unknown method 'mamal'"),
-        ([*TRAIN, "--steps", "-1"], "steps must be a whole number"),
+        ([*TRAIN, "--steps", "-1"], "steps must be at least 0"),
         ([*TRAIN, "--ways", "5"], "data set 'synthetic' has no option ways"),
         (["experiment", "lineer"], "unknown experiment 'lineer'; known: "),
         (["experiment", "synthetic_linear", "--preset", "full"], "unknown preset 'full'; known: paper, quick"),
+        (["experiment", "synthetic_linear", "--num-seeds", "0"], "seeds must be at least 1, got 0"),
+        (["experiment", "synthetic_linear", "--tasks-per-iteration", "4"], "has a fixed number of tasks per iteration"),
+        ([*TRAIN, "--device", "abacus"], "there is no device 'abacus' here"),
         (["show", "nowhere"], "nowhere is no run"),
         (["resume", "nowhere"], "nowhere is no run"),
     ],
@@ -66,7 +71,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(arguments, message, tmp_path,
     assert captured.err.startswith("error: ")
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
-    assert not list(tmp_path.rglob("*.safetensors")), "nothing may be trained"
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
 
 
 def test_a_renamed_run_is_not_resumed_elsewhere(tmp_path, capsys):
@@ -76,3 +81,11 @@ def test_a_renamed_run_is_not_resumed_elsewhere(tmp_path, capsys):
     assert main(["resume", str(renamed)]) == 2
     assert "cannot be resumed" in capsys.readouterr().err
     assert json.loads((renamed / "run.json").read_text())["status"] == "ok"
+
+
+def test_every_setting_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in fields(TrainConfig):
+        assert field.name == "seed" or UNITS[field.name].split(":")[0][:30] in text, field.name

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from core import list_runs, load_run, meta_train
 from core.errors import UserError
-from core.runs import CURVE_COLUMNS, read_config
+from core.runs import CURVE_COLUMNS, load_tensors, read_config, save_tensors
 
 
 @pytest.fixture
@@ -63,6 +63,16 @@ def other_version(path):
     path.write_text(json.dumps({**text, "format": 99}))
 
 
+def of_another_run(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {**metadata, "id": "other"})
+
+
+def of_another_shape(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {**tensors, "theta.fc.weight": torch.ones(2, 2)}, metadata)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
@@ -74,6 +84,8 @@ def other_version(path):
         ("weights.safetensors", lambda p: p.unlink(), "weights.safetensors does not exist"),
         ("weights.safetensors", cut, "weights.safetensors is damaged"),
         ("weights.safetensors", lambda p: save_file({"a": torch.ones(1)}, p), "damaged, or no file of adaptlens"),
+        ("weights.safetensors", of_another_run, "weights.safetensors is of run other, not of synthetic-"),
+        ("weights.safetensors", of_another_shape, r"theta\['fc.weight'\] has shape \(2, 2\), but model 'lr' needs"),
         ("curve.parquet", cut, "curve.parquet is missing or damaged"),
         ("curve.parquet", lambda p: p.unlink(), "curve.parquet is missing or damaged"),
     ],

@@ -10,7 +10,7 @@ import torch
 
 from core import load_run, meta_train, meta_train_many
 from core.errors import UserError
-from core.training import Interrupted
+from core.training import Group, Interrupted
 from tests import naive
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -191,3 +191,33 @@ def test_options_that_do_not_fit_are_refused_before_training(tiny_config, tmp_pa
         meta_train(tiny_config(ways=5), results=tmp_path, **QUIET)
     with pytest.raises(UserError, match="meta-optimizer 'klin' has no option depth"):
         meta_train(tiny_config(rule_depth=2), results=tmp_path, **QUIET)
+    assert not list(tmp_path.iterdir()), "a refused run leaves no folder"
+
+
+def test_a_last_step_that_blows_up_is_a_divergence(tiny_config, monkeypatch):
+    """The loss that gave the step is finite; the weights after it are not."""
+    step = Group.step
+
+    def blow_up(group, episodes):
+        step(group, episodes)
+        if group.iteration == 6:
+            next(iter(group.theta.values())).fill_(float("nan"))
+
+    monkeypatch.setattr(Group, "step", blow_up)
+    run = meta_train(tiny_config(iterations=6), results=None, **QUIET)
+    assert run.status == "diverged at iteration 6"
+
+
+def test_stopping_in_the_last_iteration_is_not_forgotten(tiny_config, monkeypatch):
+    """The runs are finished, and what would have come after them is not begun."""
+    step = Group.step
+
+    def stop_at_the_end(group, episodes):
+        step(group, episodes)
+        if group.iteration == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Group, "step", stop_at_the_end)
+    configs = [tiny_config(iterations=6), tiny_config(iterations=6, tasks_per_iteration=3)]
+    with pytest.raises(Interrupted, match="these runs are finished"):
+        meta_train_many(configs, results=None, **QUIET)

@@ -1,0 +1,19 @@
+"""Where tensors live."""
+
+import torch
+
+from core.errors import UserError
+
+
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; the GPU if there is one, else the CPU, for None.
+
+    Raises:
+        UserError: if there is no such device here.
+    """
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"there is no device {str(device)!r} here") from None
+    return where
