@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig_a1, table1
+from figures import fig1, fig_a1, table1, tabular
 from figures.data import Where
 
 
@@ -39,8 +39,8 @@ FIGURES: dict[str, Entry] = {
         "accuracy after adaptation of LR, LinNet, LR w/ KLin and LR w/ KFC on every data set, as Markdown, LaTeX and "
         "picture",
         table1.traces,
-        table1.draw,
-        table1.texts,
+        tabular.draw,
+        tabular.texts,
     ),
     "fig_a1": Entry(
         "test accuracy of the four linear models along meta-training: synthetic tasks, and characters 5-way 1-shot",

@@ -84,6 +84,16 @@ def look_of(model: str, method: str) -> Look:
     return LOOKS[model, method]
 
 
+def name_of(model: str, method: str, layers: int | None = None) -> str:
+    """A model and method's name on paper, with the number of convolutional layers: CNN-2 w/ KFC.
+
+    Raises:
+        FigureError: for a pair that has none.
+    """
+    name = look_of(model, method).name
+    return name if layers is None else name.replace(_MODELS[model], f"{_MODELS[model]}-{layers}", 1)
+
+
 def dataset_name(dataset: str) -> str:
     """The data set's name on paper."""
     return DATASETS.get(dataset, dataset)
@@ -94,7 +104,9 @@ def context() -> AbstractContextManager[None]:
     return plt.style.context(["default", str(STYLE_FILE)])
 
 
-def panels(num_panels: int, *, height: float, caption: Sequence[str], top: float = 0.0) -> tuple[Figure, list[Axes]]:
+def panels(
+    num_panels: int, *, height: float, caption: Sequence[str], top: float = 0.0, widths: Sequence[float] | None = None
+) -> tuple[Figure, list[Axes]]:
     """A figure of text width with panels side by side and a caption in small print below them.
 
     Args:
@@ -102,6 +114,7 @@ def panels(num_panels: int, *, height: float, caption: Sequence[str], top: float
         height: their height with labels, in inches.
         caption: paragraphs; long ones are broken into lines.
         top: room above the panels for a legend, in inches.
+        widths: of the panels, relative to one another; None: equal.
 
     Returns:
         The figure and the panels' axes, left to right.
@@ -117,7 +130,7 @@ def panels(num_panels: int, *, height: float, caption: Sequence[str], top: float
         0.012, 0.04 / total, "\n".join(lines), fontsize=CAPTION_SIZE, va="bottom", ha="left", color="#333333",
         linespacing=1.25, parse_math=False,
     )  # fmt: skip
-    axes = figure.subplots(1, num_panels, squeeze=False)[0]
+    axes = figure.subplots(1, num_panels, squeeze=False, width_ratios=widths)[0]
     return figure, list(axes)
 
 
