@@ -351,20 +351,24 @@ def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
     if not len(frame):
         return None
     configs = tuple(group.configs[run] for run in frame["run"].unique())
-    lost = lost_runs(frame, ["task_seed", "task"])
+    lost, percent = lost_runs(frame, ["task_seed", "task"]), final_accuracies(frame)
     model, method = configs[0]["model"], configs[0]["method"]
-    good = frame[~frame["run"].isin([run for run, _ in lost])]
-    last = good[good["split"].eq("query") & good["step"].eq(good["steps"])]
-    num_tasks = len(last[["task_seed", "task"]].drop_duplicates())
-    if not len(last):
+    num_tasks = len(percent[["task_seed", "task"]].drop_duplicates())
+    if not len(percent):
         nothing = math.nan
         return Estimate(model, method, nothing, nothing, nothing, nothing, "", (), num_tasks, lost, configs)
-    percent = last.assign(accuracy=100 * last["accuracy"])
     spread, over = seed_spread(percent), task_interval(percent)
     means = percent.groupby("seed")["accuracy"].mean()
     seeds = tuple((int(seed), float(mean)) for seed, mean in means.items())  # type: ignore[call-overload]  # int keys
     ends = (over.low, over.high, interval_name(over))
     return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs)
+
+
+def final_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """The query rows after the last adaptation step, in percent, of the runs that did not diverge or fail."""
+    bad = [run for run, _ in lost_runs(frame, ["task_seed", "task"])]
+    last = frame[~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])]
+    return last.assign(accuracy=100 * last["accuracy"])
 
 
 def interval_name(over: Interval) -> str:

@@ -99,6 +99,16 @@ PUBLISHED: tuple[Published, ...] = (
     Published("Table A1", *_CIFAR_FS, "cnn", 4, "kfc", 55.97, 0.59),
 )  # fmt: skip
 
+# Parameters that A.1.2 states, by (dataset, layers): of the model, and of KFC on it (mini-ImageNet: approximate).
+CNN_PARAMETERS = {
+    ("omniglot", 4): (112_586, 267_451),
+    ("omniglot", 2): (38_474, 134_171),
+    ("cifar_fs", 4): (29_226, 69_325),
+    ("cifar_fs", 2): (10_602, 35_117),
+    ("mini_imagenet", 4): (36_906, 2_630_000),
+    ("mini_imagenet", 2): (18_282, 2_600_000),
+}
+
 
 def linear_accuracy(dataset: str, model: str, method: str) -> float | None:
     """What the prose says of a linear model (section 3.2), in percent; None if nothing.

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig_a1, table1, tabular
+from figures import fig1, fig3, fig_a1, table1, table_a1, tabular
 from figures.data import Where
 
 
@@ -35,6 +35,11 @@ FIGURES: dict[str, Entry] = {
         fig1.traces,
         fig1.draw,
     ),
+    "fig3": Entry(
+        "accuracy after adaptation against the number of convolutional layers, under MAML and with KFC",
+        fig3.traces,
+        fig3.draw,
+    ),
     "table1": Entry(
         "accuracy after adaptation of LR, LinNet, LR w/ KLin and LR w/ KFC on every data set, as Markdown, LaTeX and "
         "picture",
@@ -46,5 +51,12 @@ FIGURES: dict[str, Entry] = {
         "test accuracy of the four linear models along meta-training: synthetic tasks, and characters 5-way 1-shot",
         fig_a1.traces,
         fig_a1.draw,
+    ),
+    "table_a1": Entry(
+        "the numbers of fig3 with the paper's, the parameters of networks and meta-optimizers, and how long they were "
+        "trained, as Markdown, LaTeX and picture",
+        table_a1.traces,
+        tabular.draw,
+        tabular.texts,
     ),
 }

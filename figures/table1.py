@@ -10,7 +10,7 @@ from figures import data, style
 from figures.data import LINEAR, POINTS_SEEN, Ceiling, Estimate, Runs, Where
 from figures.errors import MissingTable
 from figures.paper import linear_accuracy
-from figures.tabular import LOST, Cell, Column, Trace, bracketed, estimate_cell
+from figures.tabular import LOST, Cell, Column, Trace, bracketed, describe_cells, estimate_cell
 
 STUDY = "post_adaptation"
 NEEDED = ("steps", "points_seen", "task_seed", "task", "step", "split", "accuracy")
@@ -81,11 +81,7 @@ def _ceiling_cell(found: Ceiling | None) -> Cell:
 def _notes(
     measured: Sequence[tuple[str, str, dict[tuple[str, str], Estimate]]], ceilings: Sequence[Ceiling]
 ) -> tuple[str, ...]:
-    kinds = [e.interval for _, _, estimates in measured for e in estimates.values() if e.interval]
-    notes = [
-        "Accuracy on test tasks in percent: mean ± standard deviation over seeds"
-        + (f"; in brackets, {' or '.join(sorted(set(kinds)))}." if kinds else ".")
-    ]
+    notes = [describe_cells(e for _, _, estimates in measured for e in estimates.values())]
     notes += [data.describe(dataset, list(found.values())) for dataset, _, found in measured]
     if any(dataset == "synthetic" for dataset, _, _ in measured):
         notes.append("Own points are those that were adapted to, fresh points are new ones of the same tasks.")

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -11,10 +11,12 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.data import Estimate
+from figures.paper import Published
 
 LOST = "table lost"
 ABSENT = "not measured"
 UNSTATED = "not stated"
+_LETTERS = 18 * style.TEXT_WIDTH  # of a heading, that fit into the width of the page
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,20 @@ def estimate_cell(found: Estimate | None) -> Cell:
     spread = "one seed" if math.isnan(found.std) else f"± {found.std:.1f}"
     value = f"{found.mean:.1f} {spread}" if spread.startswith("±") else f"{found.mean:.1f} ({spread})"
     return Cell(value, bracketed(found.low, found.high), found.lost_text)
+
+
+def published_cell(value: Published | None) -> Cell:
+    """The paper's accuracy, as printed there."""
+    if value is None:
+        return Cell(UNSTATED)
+    return Cell(f"{value.accuracy:.2f}" + ("" if value.std is None else f" ± {value.std:.2f}"))
+
+
+def describe_cells(estimates: Iterable[Estimate]) -> str:
+    """What the numbers of `estimate_cell` are."""
+    kinds = sorted({e.interval for e in estimates if e.interval})
+    told = "Accuracy on test tasks in percent: mean ± standard deviation over seeds"
+    return told + (f"; in brackets, {' or '.join(kinds)}." if kinds else ".")
 
 
 def bracketed(low: float, high: float) -> str:
@@ -166,7 +182,8 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             start = end
         for x, column in zip(centres, trace.columns, strict=True):
             head = column.head.replace(" (", "\n(")
-            head = head if "\n" in head else "\n".join(textwrap.wrap(head, 14))
+            fits = min(14, int(_LETTERS * unit * column.width))
+            head = head if "\n" in head else "\n".join(textwrap.wrap(head, fits))
             ax.text(x, 0.45, head, ha="center", va="center", fontsize=8)
         y = 0.66
         for i, (row, tall) in enumerate(zip(trace.rows, heights, strict=True)):
