@@ -419,7 +419,7 @@ def describe(dataset: str, estimates: Sequence[Estimate], points_seen: str = "")
         dataset,
         {e.name: e.configs for e in estimates},
         points_seen=points_seen,
-        tasks=f"{_range(e.num_tasks for e in estimates if e.seeds)} test tasks",
+        tasks=f"{in_words(e.num_tasks for e in estimates if e.seeds)} test tasks",
         num_tasks=max((e.num_tasks for e in estimates), default=0),
     )
 
@@ -455,6 +455,14 @@ def describe_runs(
     parts.append(f"{_by_method(seeds)} seed{'s' if set(seeds.values()) != {1} else ''}")
     parts.append(tasks + (f" (paper: {length.test_tasks})" if length.test_tasks not in (None, num_tasks) else ""))
     return f"{dataset_name(dataset)}: {'; '.join(parts)}."
+
+
+def in_words(numbers: Iterable[int]) -> str:
+    """One number if all are equal, else the range of them."""
+    found = sorted(set(numbers))
+    if not found:
+        return "0"
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
 def describe_norm(config: Mapping[str, Any]) -> list[str]:
@@ -556,13 +564,6 @@ def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _range(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers))
-    if not found:
-        return "0"
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
 def _by_method(values: Mapping[str, int]) -> str:

@@ -105,9 +105,15 @@ def context() -> AbstractContextManager[None]:
 
 
 def panels(
-    num_panels: int, *, height: float, caption: Sequence[str], top: float = 0.0, widths: Sequence[float] | None = None
+    num_panels: int,
+    *,
+    height: float,
+    caption: Sequence[str],
+    top: float = 0.0,
+    widths: Sequence[float] | None = None,
+    width: float = TEXT_WIDTH,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of text width with panels side by side and a caption in small print below them.
+    """A figure with panels side by side and a caption in small print below them.
 
     Args:
         num_panels: panels.
@@ -115,15 +121,16 @@ def panels(
         caption: paragraphs; long ones are broken into lines.
         top: room above the panels for a legend, in inches.
         widths: of the panels, relative to one another; None: equal.
+        width: of the figure, in inches; by default that of a column of text.
 
     Returns:
         The figure and the panels' axes, left to right.
     """
     with context():
-        lines = [line for paragraph in caption for line in _wrapped(paragraph)]
+        lines = [line for paragraph in caption for line in _wrapped(paragraph, width)]
     below = _CAPTION_LINE * len(lines) + 0.12 if lines else 0.0
     total = height + below + top
-    figure = plt.figure(figsize=(TEXT_WIDTH, total))
+    figure = plt.figure(figsize=(width, total))
     room = (0, below / total, 1, height / total)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.06, h_pad=0.03))
     figure.text(
@@ -134,17 +141,18 @@ def panels(
     return figure, list(axes)
 
 
-def _wrapped(paragraph: str) -> list[str]:
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in inches; call it inside the style, which has the font."""
+    font = FontProperties(size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def _wrapped(paragraph: str, width: float) -> list[str]:
     """Lines that fit, by the width of the letters: a count of characters would be right for one font only."""
-    font = FontProperties(size=CAPTION_SIZE)
-
-    def width(text: str) -> float:
-        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
-
     lines = [""]
     for word in paragraph.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and width(longer) > TEXT_WIDTH * _CAPTION_FILL:
+        if lines[-1] and text_width(longer, CAPTION_SIZE) > width * _CAPTION_FILL:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +17,16 @@ from figures.paper import Published
 LOST = "table lost"
 ABSENT = "not measured"
 UNSTATED = "not stated"
-_LETTERS = 18 * style.TEXT_WIDTH  # of a heading, that fit into the width of the page
+_SIZE, _SMALL = 9.0, 7.0  # points
+_LETTERS = 18.5  # of a heading, that fit into an inch
+
+
+class Named(Protocol):
+    """A mean whose interval has a name, empty if there is none."""
+
+    @property
+    def interval(self) -> str:
+        """The name."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Trace:
         columns: left to right.
         notes: the paragraphs below.
         label: what LaTeX calls it.
-        first: width of the names' column, of the whole.
+        first: width of the names' column, of a column of text.
     """
 
     rows: tuple[str, ...]
@@ -86,7 +96,7 @@ def published_cell(value: Published | None) -> Cell:
     return Cell(f"{value.accuracy:.2f}" + ("" if value.std is None else f" ± {value.std:.2f}"))
 
 
-def describe_cells(estimates: Iterable[Estimate]) -> str:
+def describe_cells(estimates: Iterable[Named]) -> str:
     """What the numbers of `estimate_cell` are."""
     kinds = sorted({e.interval for e in estimates if e.interval})
     told = "Accuracy on test tasks in percent: mean ± standard deviation over seeds"
@@ -163,26 +173,29 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         heights = [_height([c.cells[i] for c in trace.columns]) for i in range(len(trace.rows))]
         body = sum(heights)
         height = body + 0.74
-        figure, (ax,) = style.panels(1, height=height, caption=trace.notes)
+        whole = _width(trace)
+        figure, (ax,) = style.panels(1, height=height, caption=trace.notes, width=whole)
         ax.set_axis_off()
         ax.set_xlim(0, 1)
         ax.set_ylim(height, 0)  # inches from the top
-        unit = (1 - trace.first) / sum(c.width for c in trace.columns)
-        ends = [trace.first + unit * sum(c.width for c in trace.columns[:j]) for j in range(len(trace.columns) + 1)]
+        first = trace.first * style.TEXT_WIDTH / whole
+        unit = (1 - first) / sum(c.width for c in trace.columns)
+        ends = [first + unit * sum(c.width for c in trace.columns[:j]) for j in range(len(trace.columns) + 1)]
         centres = [(left + right) / 2 for left, right in pairwise(ends)]
         for y, thickness in ((0.02, 1.1), (0.64, 0.6), (body + 0.72, 1.1)):
             ax.plot([0, 1], [y, y], color="black", linewidth=thickness)
         start = 0
         for group, members in groupby(trace.columns, key=lambda c: c.group):
             end = start + len(list(members))
-            ax.text((ends[start] + ends[end]) / 2, 0.14, group, ha="center", va="center", fontweight="bold")
+            middle = (ends[start] + ends[end]) / 2
+            ax.text(middle, 0.14, group, ha="center", va="center", fontweight="bold")
             gap = 0.04 * unit
             if group:
                 ax.plot([ends[start] + gap, ends[end] - gap], [0.26, 0.26], color="black", linewidth=0.5)
             start = end
         for x, column in zip(centres, trace.columns, strict=True):
             head = column.head.replace(" (", "\n(")
-            fits = min(14, int(_LETTERS * unit * column.width))
+            fits = min(14, int(_LETTERS * whole * unit * column.width))
             head = head if "\n" in head else "\n".join(textwrap.wrap(head, fits))
             ax.text(x, 0.45, head, ha="center", va="center", fontsize=8)
         y = 0.66
@@ -197,12 +210,26 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
                     x, y + 0.12, cell.value, ha="center", va="center", color="#888888" if muted else "black",
                     style="italic" if muted else "normal",
                 )  # fmt: skip
-                ax.text(x, y + 0.25, cell.interval, ha="center", va="center", fontsize=7, color="#555555")
+                ax.text(x, y + 0.25, cell.interval, ha="center", va="center", fontsize=_SMALL, color="#555555")
                 if cell.lost:
                     below = 0.12 if not cell.value else 0.36 if cell.interval else 0.25
-                    ax.text(x, y + below, cell.lost, ha="center", va="center", fontsize=7, color="#b00020")
+                    ax.text(x, y + below, cell.lost, ha="center", va="center", fontsize=_SMALL, color="#b00020")
             y += tall
     return figure, {"table": ax}
+
+
+def _width(trace: Trace) -> float:
+    """Inches that the picture takes: more than a column of text where entries would run into one another."""
+    needs = []
+    for group, members in groupby(trace.columns, key=lambda c: c.group):
+        columns = list(members)
+        needs.append(style.text_width(group, _SIZE, "bold") / sum(c.width for c in columns))
+        for column in columns:
+            for cell in column.cells:
+                small = max(style.text_width(text, _SMALL) for text in (cell.interval, cell.lost))
+                needs.append(max(style.text_width(cell.value, _SIZE), small) / column.width)
+    units = sum(column.width for column in trace.columns)
+    return max(style.TEXT_WIDTH, trace.first * style.TEXT_WIDTH + 1.04 * max(needs) * units)
 
 
 def _height(cells: Sequence[Cell]) -> float:

@@ -121,6 +121,33 @@ class Results:
         write_table(self.folder, "training_curves", run, frame, provenance(config=config, command="test"))
         return run
 
+    def bound(
+        self, dataset: str, layers: int, accuracies: Sequence[float], *, steps: Sequence[int] | int = 40,
+        unconverged: Sequence[int] = (), lost_tasks: Sequence[int] = (), id: str = "", norm_mode: str = "batch",
+        task_seed: int = 0,
+    ) -> None:  # fmt: skip
+        """Add a table upper_bound; accuracies (fractions) and steps by task."""
+        config = self.config(dataset, "cnn", "maml", 0)
+        tasks = range(len(accuracies))
+        frame = pd.DataFrame(
+            {
+                "task": tasks,
+                "accuracy": [np.nan if task in lost_tasks else value for task, value in enumerate(accuracies)],
+                "status": ["diverged" if task in lost_tasks else "ok" for task in tasks],
+                "converged": [task not in unconverged for task in tasks],
+                "training_steps": steps,
+            }
+        )
+        whole = {name: pd.array([value] * len(frame), dtype="Int64") for name, value in (
+            ("layers", layers), ("ways", config["ways"]), ("shots", config["shots"])
+        )}  # fmt: skip
+        frame = frame.assign(
+            dataset=dataset, model="cnn", norm_mode=norm_mode, task_seed=task_seed,
+            support_loss=frame["accuracy"] * 0 + 0.01, loss=frame["accuracy"] * 0 + 0.5, **whole,
+        )  # fmt: skip
+        name = id or f"{dataset}-cnn-{layers}-s{task_seed}"
+        write_table(self.folder, "upper_bound", name, frame, provenance(command="test"))
+
     def ceilings(self, values: Mapping[tuple[str, str], Sequence[float]], *, points: int = 1000, id: str = "c") -> None:
         """Add a table ceilings; accuracies (fractions) by task, by (ceiling, evaluated_on)."""
         frame = pd.DataFrame(
