@@ -16,8 +16,8 @@ import pandas as pd
 from analysis.statistics import KINDS, Interval, interval, seed_spread, task_interval
 from analysis.store import read_study
 from figures.errors import FigureError, MissingTable, unknown_name
-from figures.paper import LENGTHS
-from figures.style import CEILINGS, dataset_name, look_of
+from figures.paper import CNN_LENGTHS, CNN_SETTINGS, LENGTHS, Length
+from figures.style import CEILINGS, dataset_name, name_of
 
 Panel = TypeVar("Panel")
 
@@ -25,6 +25,8 @@ Panel = TypeVar("Panel")
 LINEAR = (("lr", "maml"), ("linnet", "maml"), ("lr", "klin"), ("lr", "kfc"))
 # Data sets on which the paper's Omniglot experiment can be run, the paper's own first.
 OMNIGLOT_LIKE = ("omniglot", "omniglot_small", "glyphs")
+# Data sets of the nonlinear experiments.
+IMAGES = (*OMNIGLOT_LIKE, "cifar_fs", "mini_imagenet")
 # What the paper's linear experiments fix; runs with other settings are of other experiments, and are left out.
 _SYNTHETIC_SETTING = {"steps": 1}
 _IMAGE_SETTING = {"ways": 5, "shots": 1, "steps": 2}
@@ -42,6 +44,19 @@ _TASK_SETTINGS = (
     "same_points",
     "steps",
 )
+# And of the convolutional networks of one panel, which are compared with one another: a longer training, or another
+# network of as many layers, would pass for the merit of a method.
+_CNN_SHARED = (
+    *_TASK_SETTINGS, "iterations", "tasks_per_iteration", "meta_optimizer", "first_order", "lr_scope", "filters",
+    "bias", "norm_mode", "downsample",
+)  # fmt: skip
+# What a method may set for each depth of its own.
+_OF_A_DEPTH = {"depth", "adapt_lr", "meta_lr", "seed", "eval_every", "eval_tasks"}
+_NORMS = {
+    "batch": "batch norm with the statistics of the batch at hand",
+    "instance": "batch norm's statistics taken of each example alone",
+    "none": "no normalisation",
+}
 POINTS_SEEN = {"same": "own points", "fresh": "fresh points", "": ""}
 
 
@@ -115,6 +130,16 @@ class Estimate:
     num_tasks: int
     lost: tuple[tuple[str, str], ...]
     configs: tuple[Mapping[str, Any], ...]
+
+    @property
+    def layers(self) -> int | None:
+        """Convolutional layers, None for linear models."""
+        return self.configs[0].get("depth")
+
+    @property
+    def name(self) -> str:
+        """Model and method, on paper."""
+        return name_of(self.model, self.method, self.layers)
 
     @property
     def lost_text(self) -> str:
@@ -268,11 +293,50 @@ def by_method(runs: Runs, models: Sequence[tuple[str, str]] = LINEAR) -> dict[tu
     return groups
 
 
-def estimate(group: Runs, points_seen: str) -> Estimate | None:
+def by_depth(
+    runs: Runs, dataset: str, models: Sequence[tuple[int, str]], *, of_any_length: bool = False
+) -> dict[tuple[int, str], Runs]:
+    """Runs of the paper's nonlinear experiment on `dataset` by (layers, method), in the order of `models`.
+
+    Args:
+        runs: runs of any experiments.
+        dataset: its name in the tables.
+        models: convolutional layers and method of each.
+        of_any_length: whether models may differ in their iterations, for figures that show these.
+
+    Raises:
+        FigureError: if the runs of one (layers, method) differ in more than their seed, those of one method in more
+            than their depth and learning rates, or any in the tasks, the network, or how long they were trained.
+    """
+    fixed = CNN_SETTINGS[paper_dataset(dataset)]
+    chosen = runs.where(
+        run
+        for run, config in runs.configs.items()
+        if config["dataset"] == dataset
+        and config["model"] == "cnn"
+        and (config.get("depth"), config["method"]) in models
+        and all(config.get(key) == value for key, value in fixed.items())
+    )
+    free = {"iterations"} if of_any_length else set()
+    _must_agree(chosen, [key for key in _CNN_SHARED if key not in free])
+    settings = {key for config in chosen.configs.values() for key in config}
+    for name in {method: None for _, method in models}:
+        of_method = chosen.where(r for r, c in chosen.configs.items() if c["method"] == name)
+        _must_agree(of_method, sorted(settings - _OF_A_DEPTH - free))
+    groups = {}
+    for layers, method in models:
+        group = chosen.where(r for r, c in chosen.configs.items() if (c["depth"], c["method"]) == (layers, method))
+        if group.configs:
+            _must_agree(group)
+            groups[layers, method] = group
+    return groups
+
+
+def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
     """Query accuracy after the last adaptation step.
 
     Args:
-        group: runs of one model, method and data set, which differ in their seed only, of study `post_adaptation`.
+        group: runs of one model, method and data set, which differ in their seed only, of a study of accuracy by task.
         points_seen: "same" or "fresh" for synthetic tasks, "" for others.
 
     Returns:
@@ -281,24 +345,30 @@ def estimate(group: Runs, points_seen: str) -> Estimate | None:
     Raises:
         StudyError: if the runs did not meet the same test tasks.
     """
-    frame = group.frame[group.frame["points_seen"].eq(points_seen)]
+    frame = group.frame
+    if "points_seen" in frame:  # a column of `post_adaptation`, which alone has synthetic tasks
+        frame = frame[frame["points_seen"].eq(points_seen)]
     if not len(frame):
         return None
     configs = tuple(group.configs[run] for run in frame["run"].unique())
-    lost = lost_runs(frame, ["task_seed", "task"])
+    lost, percent = lost_runs(frame, ["task_seed", "task"]), final_accuracies(frame)
     model, method = configs[0]["model"], configs[0]["method"]
-    good = frame[~frame["run"].isin([run for run, _ in lost])]
-    last = good[good["split"].eq("query") & good["step"].eq(good["steps"])]
-    num_tasks = len(last[["task_seed", "task"]].drop_duplicates())
-    if not len(last):
+    num_tasks = len(percent[["task_seed", "task"]].drop_duplicates())
+    if not len(percent):
         nothing = math.nan
         return Estimate(model, method, nothing, nothing, nothing, nothing, "", (), num_tasks, lost, configs)
-    percent = last.assign(accuracy=100 * last["accuracy"])
     spread, over = seed_spread(percent), task_interval(percent)
     means = percent.groupby("seed")["accuracy"].mean()
     seeds = tuple((int(seed), float(mean)) for seed, mean in means.items())  # type: ignore[call-overload]  # int keys
     ends = (over.low, over.high, interval_name(over))
     return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs)
+
+
+def final_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """The query rows after the last adaptation step, in percent, of the runs that did not diverge or fail."""
+    bad = [run for run, _ in lost_runs(frame, ["task_seed", "task"])]
+    last = frame[~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])]
+    return last.assign(accuracy=100 * last["accuracy"])
 
 
 def interval_name(over: Interval) -> str:
@@ -347,41 +417,65 @@ def describe(dataset: str, estimates: Sequence[Estimate], points_seen: str = "")
     """What a caption says of a data set: the tasks, the length against the paper's, seeds and test tasks."""
     return describe_runs(
         dataset,
-        {(e.model, e.method): e.configs for e in estimates},
+        {e.name: e.configs for e in estimates},
         points_seen=points_seen,
-        tasks=f"{_range(e.num_tasks for e in estimates if e.seeds)} test tasks",
+        tasks=f"{in_words(e.num_tasks for e in estimates if e.seeds)} test tasks",
         num_tasks=max((e.num_tasks for e in estimates), default=0),
     )
 
 
 def describe_runs(
     dataset: str,
-    configs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
+    configs: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
     points_seen: str,
     tasks: str,
     num_tasks: int,
 ) -> str:
-    """As `describe`, from configurations by (model, method); `tasks` is how the test tasks are worded."""
+    """As `describe`, from configurations by name; `tasks` is how the test tasks are worded."""
     one = next(iter(configs.values()))[0]
     steps = f"{one['steps']} adaptation step{'s' if one['steps'] != 1 else ''}"
     if dataset == "synthetic":
         points, _ = synthetic_setting(one)
         seen = {"same": "measured on the points adapted to", "fresh": "measured on fresh points"}.get(points_seen, "")
         parts = [f"2 classes, {points:,} points a task{', ' + seen if seen else ''}; {steps}"]
-        length = LENGTHS["synthetic"]
     else:
         parts = [f"{one['ways']}-way {one['shots']}-shot, {steps}"]
-        length = LENGTHS["omniglot"]
-    iterations = {pair: group[0]["iterations"] for pair, group in configs.items()}
+    length = paper_length(one)
+    iterations = {name: group[0]["iterations"] for name, group in configs.items()}
     parts.append(f"{_by_method(iterations)} iterations ({_against(set(iterations.values()), length.iterations)})")
-    batch = {pair: group[0]["tasks_per_iteration"] for pair, group in configs.items()}
-    if set(batch.values()) != {length.tasks_per_iteration}:
+    batch = {name: group[0]["tasks_per_iteration"] for name, group in configs.items()}
+    if length.iterations is None:
+        parts.append(
+            f"{_by_method(batch)} tasks an iteration ({_against(set(batch.values()), length.tasks_per_iteration)})"
+        )
+    elif set(batch.values()) != {length.tasks_per_iteration}:
         parts.append(f"{_by_method(batch)} tasks an iteration (paper: {length.tasks_per_iteration})")
-    seeds = {pair: len(group) for pair, group in configs.items()}
+    seeds = {name: len(group) for name, group in configs.items()}
     parts.append(f"{_by_method(seeds)} seed{'s' if set(seeds.values()) != {1} else ''}")
     parts.append(tasks + (f" (paper: {length.test_tasks})" if length.test_tasks not in (None, num_tasks) else ""))
     return f"{dataset_name(dataset)}: {'; '.join(parts)}."
+
+
+def in_words(numbers: Iterable[int]) -> str:
+    """One number if all are equal, else the range of them."""
+    found = sorted(set(numbers))
+    if not found:
+        return "0"
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def describe_norm(config: Mapping[str, Any]) -> list[str]:
+    """The caption's sentence on a network's normalisation, on which accuracies depend; none if it has no word."""
+    known = _NORMS.get(config.get("norm_mode") or "")
+    return [f"Normalisation: {known}."] if known else []
+
+
+def describe_absent(wanted: Iterable[tuple[int, str]], found: Iterable[tuple[int, str]]) -> list[str]:
+    """The caption's sentence on convolutional networks (layers, method) that were not measured; none if all were."""
+    there = set(found)
+    absent = [name_of("cnn", method, layers) for layers, method in wanted if (layers, method) not in there]
+    return [f"Not measured: {', '.join(absent)}."] if absent else []
 
 
 def describe_lost(lost: Iterable[tuple[str, str]]) -> list[str]:
@@ -396,6 +490,14 @@ def paper_label(datasets: Sequence[str]) -> str:
     if not other:
         return "paper"
     return "paper (full Omniglot)" if len(datasets) == len(other) else "paper (right: full Omniglot)"
+
+
+def missing_cnns(experiment: str, results: str | Path, study: str) -> str:
+    """What makes the runs of convolutional networks that are missing, and their tables."""
+    return (
+        f"make them with: python -m core experiment glyphs_{experiment} --results {results}, "
+        f"then: python -m analysis {study} --results {results}"
+    )
 
 
 def missing_runs(dataset: str | None, results: str | Path, study: str) -> str:
@@ -427,7 +529,13 @@ def heading(dataset: str, config: Mapping[str, Any]) -> tuple[str, float]:
 
 def paper_dataset(dataset: str) -> str:
     """The paper's data set that ours stands beside."""
-    return "synthetic" if dataset == "synthetic" else "omniglot"
+    return "omniglot" if dataset in OMNIGLOT_LIKE else dataset
+
+
+def paper_length(config: Mapping[str, Any]) -> Length:
+    """How long the paper trained what stands beside a run."""
+    lengths = CNN_LENGTHS if config["model"] == "cnn" else LENGTHS
+    return lengths[paper_dataset(config["dataset"])]
 
 
 def _must_exist(results: str | Path, study: str, first: str = "") -> None:
@@ -457,7 +565,7 @@ def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
         if len(values) > 1:
             one = next(iter(configs.values()))
             told = "; ".join(f"{value}: {', '.join(runs)}" for value, runs in sorted(values.items()))
-            looks = dict.fromkeys(look_of(c["model"], c["method"]).name for c in configs.values())
+            looks = dict.fromkeys(name_of(c["model"], c["method"], c.get("depth")) for c in configs.values())
             raise FigureError(
                 f"runs of {', '.join(looks)} on {one['dataset']} differ in {key} and do not belong together ({told}); "
                 f"choose with --where {one['dataset']}:{key}=VALUE"
@@ -468,21 +576,16 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _range(numbers: Iterable[int]) -> str:
-    found = sorted(set(numbers))
-    if not found:
-        return "0"
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
-
-
-def _by_method(values: Mapping[tuple[str, str], int]) -> str:
+def _by_method(values: Mapping[str, int]) -> str:
     """One number if all methods agree, else each method's."""
     if len(set(values.values())) == 1:
         return f"{next(iter(values.values())):,}"
-    return ", ".join(f"{look_of(*pair).name} {value:,}" for pair, value in values.items())
+    return ", ".join(f"{name} {value:,}" for name, value in values.items())
 
 
-def _against(ours: set[int], paper: int) -> str:
+def _against(ours: set[int], paper: int | None) -> str:
+    if paper is None:
+        return "paper: not stated"
     if ours == {paper}:
         return "as in the paper"
     return f"{'reduced; ' if max(ours) < paper else ''}paper: {paper:,}"

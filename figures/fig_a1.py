@@ -120,7 +120,7 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
     num_tasks = [one.num_tasks for one in lines if one.num_seeds]
     about = data.describe_runs(
         dataset,
-        {(one.model, one.method): one.configs for one in lines},
+        {style.look_of(one.model, one.method).name: one.configs for one in lines},
         points_seen=points_seen,
         tasks=f"{' or '.join(str(n) for n in sorted(set(num_tasks)))} test tasks a point",
         num_tasks=max(num_tasks, default=0),

@@ -36,19 +36,29 @@ class Published:
 
 @dataclass(frozen=True)
 class Length:
-    """How long the paper trained (A.1.1), and on how many tasks it tested (None: not stated)."""
+    """How long the paper trained, and on how many tasks it tested (None: not stated)."""
 
-    iterations: int
-    tasks_per_iteration: int
+    iterations: int | None
+    tasks_per_iteration: int | None
     test_tasks: int | None
 
 
+# Of the linear experiments (A.1.1), and of the nonlinear ones (A.1.2), whose iterations it does not state.
 LENGTHS = {"synthetic": Length(30_000, 1, None), "omniglot": Length(60_000, 32, 600)}
+CNN_LENGTHS = {
+    "omniglot": Length(None, 32, 600),
+    "cifar_fs": Length(None, None, 600),
+    "mini_imagenet": Length(None, None, None),
+}
 
 # (dataset, ways, shots, steps) of the nonlinear experiments.
 _OMNIGLOT = ("omniglot", 10, 5, 4)
 _CIFAR_FS = ("cifar_fs", 10, 3, 2)
 _MINI_IMAGENET = ("mini_imagenet", 10, 1, 5)
+CNN_SETTINGS = {
+    dataset: {"ways": ways, "shots": shots, "steps": steps}
+    for dataset, ways, shots, steps in (_OMNIGLOT, _CIFAR_FS, _MINI_IMAGENET)
+}
 _BOUND = "trained on each task to convergence"
 
 PUBLISHED: tuple[Published, ...] = (
@@ -89,6 +99,16 @@ PUBLISHED: tuple[Published, ...] = (
     Published("Table A1", *_CIFAR_FS, "cnn", 4, "kfc", 55.97, 0.59),
 )  # fmt: skip
 
+# Parameters that A.1.2 states, by (dataset, layers): of the model, and of KFC on it (mini-ImageNet: approximate).
+CNN_PARAMETERS = {
+    ("omniglot", 4): (112_586, 267_451),
+    ("omniglot", 2): (38_474, 134_171),
+    ("cifar_fs", 4): (29_226, 69_325),
+    ("cifar_fs", 2): (10_602, 35_117),
+    ("mini_imagenet", 4): (36_906, 2_630_000),
+    ("mini_imagenet", 2): (18_282, 2_600_000),
+}
+
 
 def linear_accuracy(dataset: str, model: str, method: str) -> float | None:
     """What the prose says of a linear model (section 3.2), in percent; None if nothing.
@@ -101,4 +121,18 @@ def linear_accuracy(dataset: str, model: str, method: str) -> float | None:
     for entry in PUBLISHED:
         if (entry.dataset, entry.model, entry.method, entry.layers) == (dataset, model, method, 0):
             return entry.accuracy
+    return None
+
+
+def cnn_accuracy(dataset: str, layers: int, method: str) -> Published | None:
+    """What Tables 2 and A1 say of a convolutional network; None if nothing.
+
+    Args:
+        dataset: "omniglot", "cifar_fs" or "mini_imagenet".
+        layers: convolutional layers.
+        method: as in our tables, or "upper_bound".
+    """
+    for entry in PUBLISHED:
+        if (entry.dataset, entry.model, entry.layers, entry.method) == (dataset, "cnn", layers, method):
+            return entry
     return None

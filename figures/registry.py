@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig2, fig_a1, table1
+from figures import fig1, fig2, fig3, fig_a1, table1, table2, table_a1, tabular
 from figures.data import Where
 
 
@@ -42,16 +42,35 @@ FIGURES: dict[str, Entry] = {
         fig2.draw,
         fig2.texts,
     ),
+    "fig3": Entry(
+        "accuracy after adaptation against the number of convolutional layers, under MAML and with KFC",
+        fig3.traces,
+        fig3.draw,
+    ),
     "table1": Entry(
         "accuracy after adaptation of LR, LinNet, LR w/ KLin and LR w/ KFC on every data set, as Markdown, LaTeX and "
         "picture",
         table1.traces,
-        table1.draw,
-        table1.texts,
+        tabular.draw,
+        tabular.texts,
+    ),
+    "table2": Entry(
+        "accuracy after adaptation of a CNN of 2 layers under MAML, Meta-SGD, Meta-Curvature and KFC, and its upper "
+        "bound, on every data set, as Markdown, LaTeX and picture",
+        table2.traces,
+        tabular.draw,
+        tabular.texts,
     ),
     "fig_a1": Entry(
         "test accuracy of the four linear models along meta-training: synthetic tasks, and characters 5-way 1-shot",
         fig_a1.traces,
         fig_a1.draw,
+    ),
+    "table_a1": Entry(
+        "the numbers of fig3 with the paper's, the parameters of networks and meta-optimizers, and how long they were "
+        "trained, as Markdown, LaTeX and picture",
+        table_a1.traces,
+        tabular.draw,
+        tabular.texts,
     ),
 }

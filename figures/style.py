@@ -84,6 +84,16 @@ def look_of(model: str, method: str) -> Look:
     return LOOKS[model, method]
 
 
+def name_of(model: str, method: str, layers: int | None = None) -> str:
+    """A model and method's name on paper, with the number of convolutional layers: CNN-2 w/ KFC.
+
+    Raises:
+        FigureError: for a pair that has none.
+    """
+    name = look_of(model, method).name
+    return name if layers is None else name.replace(_MODELS[model], f"{_MODELS[model]}-{layers}", 1)
+
+
 def dataset_name(dataset: str) -> str:
     """The data set's name on paper."""
     return DATASETS.get(dataset, dataset)
@@ -94,44 +104,55 @@ def context() -> AbstractContextManager[None]:
     return plt.style.context(["default", str(STYLE_FILE)])
 
 
-def panels(num_panels: int, *, height: float, caption: Sequence[str], top: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure of text width with panels side by side and a caption in small print below them.
+def panels(
+    num_panels: int,
+    *,
+    height: float,
+    caption: Sequence[str],
+    top: float = 0.0,
+    widths: Sequence[float] | None = None,
+    width: float = TEXT_WIDTH,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side and a caption in small print below them.
 
     Args:
         num_panels: panels.
         height: their height with labels, in inches.
         caption: paragraphs; long ones are broken into lines.
         top: room above the panels for a legend, in inches.
+        widths: of the panels, relative to one another; None: equal.
+        width: of the figure, in inches; by default that of a column of text.
 
     Returns:
         The figure and the panels' axes, left to right.
     """
     with context():
-        lines = [line for paragraph in caption for line in _wrapped(paragraph)]
+        lines = [line for paragraph in caption for line in _wrapped(paragraph, width)]
     below = _CAPTION_LINE * len(lines) + 0.12 if lines else 0.0
     total = height + below + top
-    figure = plt.figure(figsize=(TEXT_WIDTH, total))
+    figure = plt.figure(figsize=(width, total))
     room = (0, below / total, 1, height / total)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.06, h_pad=0.03))
     figure.text(
         0.012, 0.04 / total, "\n".join(lines), fontsize=CAPTION_SIZE, va="bottom", ha="left", color="#333333",
         linespacing=1.25, parse_math=False,
     )  # fmt: skip
-    axes = figure.subplots(1, num_panels, squeeze=False)[0]
+    axes = figure.subplots(1, num_panels, squeeze=False, width_ratios=widths)[0]
     return figure, list(axes)
 
 
-def _wrapped(paragraph: str) -> list[str]:
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Width of a line of text in inches; call it inside the style, which has the font."""
+    font = FontProperties(size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def _wrapped(paragraph: str, width: float) -> list[str]:
     """Lines that fit, by the width of the letters: a count of characters would be right for one font only."""
-    font = FontProperties(size=CAPTION_SIZE)
-
-    def width(text: str) -> float:
-        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
-
     lines = [""]
     for word in paragraph.split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and width(longer) > TEXT_WIDTH * _CAPTION_FILL:
+        if lines[-1] and text_width(longer, CAPTION_SIZE) > width * _CAPTION_FILL:
             lines.append(word)
         else:
             lines[-1] = longer

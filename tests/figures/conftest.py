@@ -15,8 +15,14 @@ matplotlib.use("agg")
 
 PAPER_SETTINGS: dict[str, dict[str, Any]] = {
     "synthetic": {"steps": 1, "ways": None, "shots": None, "iterations": 30_000, "tasks_per_iteration": 1},
+    "cnn": {
+        "steps": 4, "ways": 10, "shots": 5, "iterations": 600, "tasks_per_iteration": 4, "filters": 64,
+        "norm_mode": "batch", "downsample": "stride",
+    },
+    "cnn cifar_fs": {"steps": 2, "shots": 3, "filters": 32},
+    "cnn mini_imagenet": {"steps": 5, "shots": 1, "filters": 32, "downsample": "max_pool"},
     "images": {"steps": 2, "ways": 5, "shots": 1, "iterations": 600, "tasks_per_iteration": 32},
-}
+}  # fmt: skip
 
 
 class Results:
@@ -26,12 +32,17 @@ class Results:
         self.folder = folder
 
     def config(self, dataset: str, model: str, method: str, seed: int, **changes: Any) -> dict[str, Any]:
-        settings = PAPER_SETTINGS["synthetic" if dataset == "synthetic" else "images"]
+        if model == "cnn":
+            settings = {**PAPER_SETTINGS["cnn"], **PAPER_SETTINGS.get(f"cnn {dataset}", {})}
+            settings |= {"rule_depth": 4, "unit_norm": True} if method == "kfc" else {}
+        else:
+            settings = PAPER_SETTINGS["synthetic" if dataset == "synthetic" else "images"]
         own = {"dataset": dataset, "model": model, "method": method, "seed": seed, "adapt_lr": 0.5}
         return {**own, "points": None, "same_points": None, "eval_every": 100, **settings, **changes}
 
     def run_id(self, config: Mapping[str, Any]) -> str:
-        return f"{config['dataset']}-{config['model']}-{config['method']}-s{config['seed']}-{config['iterations']}"
+        model = f"{config['model']}{config.get('depth') or ''}"
+        return f"{config['dataset']}-{model}-{config['method']}-s{config['seed']}-{config['iterations']}"
 
     def measured(
         self, dataset: str, model: str, method: str, seed: int,
@@ -63,6 +74,35 @@ class Results:
         write_table(self.folder, "post_adaptation", run, frame, provenance(config=config, command="test"))
         return run
 
+    def compared(
+        self, study: str, dataset: str, layers: int, method: str, seed: int, accuracies: Sequence[float], *,
+        status: str = "ok", lost_tasks: Sequence[int] = (), task_seed: int = 0, first_task: int = 0,
+        rule_parameters: int = 0, **changes: Any,
+    ) -> str:  # fmt: skip
+        """Add a table of a CNN to depth_sweep or optimizer_comparison; accuracies (fractions) by task."""
+        config = self.config(dataset, "cnn", method, seed, depth=layers, **changes)
+        run, steps = self.run_id(config), config["steps"]
+        rows = []
+        for task, value in enumerate(accuracies, first_task):
+            bad = status if status != "ok" else "diverged" if task in lost_tasks else "ok"
+            for step in range(steps + 1):
+                for split in ("support", "query"):
+                    # Only the last step's query rows are what a figure may use; the others are decoys.
+                    accuracy = np.nan if bad != "ok" else value if (step, split) == (steps, "query") else 0.123
+                    rows.append((task, step, split, accuracy, bad))
+        frame = pd.DataFrame(rows, columns=["task", "step", "split", "accuracy", "status"])
+        whole = {name: pd.array([value] * len(frame), dtype="Int64") for name, value in (
+            ("layers", layers), ("ways", config["ways"]), ("shots", config["shots"])
+        )}  # fmt: skip
+        frame = frame.assign(
+            run=run, dataset=dataset, model="cnn", method=method, seed=seed, steps=steps, **whole,
+            **{name: config[name] for name in ("norm_mode", "adapt_lr", "iterations", "tasks_per_iteration")},
+            model_parameters=1000 * layers, rule_parameters=rule_parameters, task_seed=task_seed,
+            loss=frame["accuracy"] * 0 + 0.5,
+        )  # fmt: skip
+        write_table(self.folder, study, run, frame, provenance(config=config, command="test"))
+        return run
+
     def curve(
         self, dataset: str, model: str, method: str, seed: int, points: Mapping[int, float], *, status: str = "ok",
         num_tasks: int = 20, **changes: Any,
@@ -80,6 +120,33 @@ class Results:
         )
         write_table(self.folder, "training_curves", run, frame, provenance(config=config, command="test"))
         return run
+
+    def bound(
+        self, dataset: str, layers: int, accuracies: Sequence[float], *, steps: Sequence[int] | int = 40,
+        unconverged: Sequence[int] = (), lost_tasks: Sequence[int] = (), id: str = "", norm_mode: str = "batch",
+        task_seed: int = 0,
+    ) -> None:  # fmt: skip
+        """Add a table upper_bound; accuracies (fractions) and steps by task."""
+        config = self.config(dataset, "cnn", "maml", 0)
+        tasks = range(len(accuracies))
+        frame = pd.DataFrame(
+            {
+                "task": tasks,
+                "accuracy": [np.nan if task in lost_tasks else value for task, value in enumerate(accuracies)],
+                "status": ["diverged" if task in lost_tasks else "ok" for task in tasks],
+                "converged": [task not in unconverged for task in tasks],
+                "training_steps": steps,
+            }
+        )
+        whole = {name: pd.array([value] * len(frame), dtype="Int64") for name, value in (
+            ("layers", layers), ("ways", config["ways"]), ("shots", config["shots"])
+        )}  # fmt: skip
+        frame = frame.assign(
+            dataset=dataset, model="cnn", norm_mode=norm_mode, task_seed=task_seed,
+            support_loss=frame["accuracy"] * 0 + 0.01, loss=frame["accuracy"] * 0 + 0.5, **whole,
+        )  # fmt: skip
+        name = id or f"{dataset}-cnn-{layers}-s{task_seed}"
+        write_table(self.folder, "upper_bound", name, frame, provenance(command="test"))
 
     def ceilings(self, values: Mapping[tuple[str, str], Sequence[float]], *, points: int = 1000, id: str = "c") -> None:
         """Add a table ceilings; accuracies (fractions) by task, by (ceiling, evaluated_on)."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from figures import table1
+from figures import table1, tabular
 from figures.errors import MissingTable
 
 
@@ -44,7 +44,7 @@ step by a rule that favours no direction.
 
 
 def test_the_markdown_word_for_word(trace):
-    assert table1.markdown(trace) == MARKDOWN
+    assert tabular.markdown(trace) == MARKDOWN
 
 
 def test_intervals_stand_in_brackets_and_are_named(results):
@@ -70,7 +70,7 @@ def test_data_sets_never_share_a_column(results):
 
 
 def test_the_latex_is_well_formed(trace):
-    text = table1.latex(trace)
+    text = tabular.latex(trace)
     body = text.split(r"\midrule", 1)[1].split(r"\bottomrule")[0].replace(r"\midrule", "")
     rows = [row for row in body.split("\\\\\n") if row.strip()]
     assert len(rows) == 5 + 2  # the models, the ceiling, and two lines of lost runs
@@ -84,15 +84,8 @@ def test_the_latex_is_well_formed(trace):
     assert not any(line.lstrip().startswith("[") for line in text.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("plain", "escaped"), [("a_b", r"a\_b"), ("5 %", r"5 \%"), ("[1, 2]", "{[}1, 2{]}"), ("a & #", r"a \& \#")]
-)
-def test_special_characters_are_escaped(plain, escaped):
-    assert table1._escape(plain) == escaped
-
-
 def test_the_picture_shows_every_entry(trace):
-    _, axes = table1.draw(trace)
+    _, axes = tabular.draw(trace)
     shown = [text.get_text() for text in axes["table"].texts]
     for row in trace.rows:
         assert row in shown
