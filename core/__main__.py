@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     of_paper.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
     of_paper.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
     of_paper.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
+    of_paper.add_argument("--eval-tasks", type=int, help="tasks behind a point of the curve (CNN experiments)")
     resume = commands.add_parser("resume", help="go on with interrupted runs")
     resume.add_argument("runs", nargs="+", type=Path, help="run folders")
     for command in (train, of_paper, resume):
@@ -136,6 +137,7 @@ def _experiment(options: argparse.Namespace) -> int:
         "iterations": options.iterations,
         "seeds": options.num_seeds,
         "tasks_per_iteration": options.tasks_per_iteration,
+        "eval_tasks": options.eval_tasks,
     }
     configs, reductions = experiment(
         options.name, options.preset, **{key: value for key, value in lengths.items() if value is not None}

@@ -87,6 +87,7 @@ def image_cnn(
     iterations: int = 60_000,
     seeds: int = 3,
     tasks_per_iteration: int = 32,
+    eval_tasks: int = 50,
 ) -> list[TrainConfig]:
     """Convolutional networks on images, for each of `settings`, a number of layers and a method.
 
@@ -105,7 +106,7 @@ def image_cnn(
         tasks_per_iteration=tasks_per_iteration,
         norm_mode="batch",
         eval_every=max(50, iterations // 10),
-        eval_tasks=50,
+        eval_tasks=eval_tasks,
         **_CNN[like],
     )
     configs = []
@@ -148,8 +149,8 @@ def experiment(name: str, preset: str, **lengths: int) -> tuple[list[TrainConfig
     Args:
         name: a name in `EXPERIMENTS`.
         preset: "paper" for the full length, "quick" for what a laptop does in minutes.
-        lengths: `iterations`, `seeds` or (convolutional networks) `tasks_per_iteration`, where they differ from the
-            preset's.
+        lengths: `iterations`, `seeds` or (convolutional networks) `tasks_per_iteration` and `eval_tasks`, where they
+            differ from the preset's.
 
     Raises:
         UserError: for an unknown name or preset, or a length that the experiment does not have.
@@ -167,7 +168,7 @@ def experiment(name: str, preset: str, **lengths: int) -> tuple[list[TrainConfig
             raise UserError(f"{what.replace('_', ' ')} must be at least 1, got {number}")
     full, configs = EXPERIMENTS[name](), EXPERIMENTS[name](**lengths)
     reductions = []
-    for what in ("iterations", "tasks_per_iteration"):
+    for what in ("iterations", "tasks_per_iteration", "eval_tasks"):
         short, long = getattr(configs[0], what), getattr(full[0], what)
         if short < long:
             reductions.append(f"{name}: {short:,} {what.replace('_', ' ')} in place of {long:,}")

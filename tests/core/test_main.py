@@ -59,6 +59,7 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
         (["experiment", "synthetic_linear", "--preset", "full"], "unknown preset 'full'; known: paper, quick"),
         (["experiment", "synthetic_linear", "--num-seeds", "0"], "seeds must be at least 1, got 0"),
         (["experiment", "synthetic_linear", "--tasks-per-iteration", "4"], "has a fixed number of tasks per iteration"),
+        (["experiment", "synthetic_linear", "--eval-tasks", "4"], "has a fixed number of eval tasks"),
         ([*TRAIN, "--device", "abacus"], "there is no device 'abacus' here"),
         (["show", "nowhere"], "nowhere is no run"),
         (["resume", "nowhere"], "nowhere is no run"),
