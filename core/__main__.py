@@ -23,6 +23,7 @@ UNITS = {
     "method": f"one of {', '.join(METHODS)}",
     "meta_optimizer": "sgd or adam: what trains theta and xi",
     "rotations": "rotated classes are new classes: true or false (image data sets)",
+    "normalize": "pixels are normalised by channel: true or false (cifar_fs; default true)",
     "endless": "draw new tasks for ever, in place of fixed pools: true or false (image data sets)",
     "same_points": "the query set is the support set: true or false (synthetic; default true)",
     "depth": "convolutional layers, 1 to 4 (cnn; default 4)",

@@ -18,7 +18,9 @@ from core.tasks import DATASETS
 # MAML is the method; plain gradient descent is its update rule.
 METHODS = {"maml": "sgd"} | {name: name for name in OPTIMIZERS if name != "sgd"}
 
-_TASK_FIELDS = ("ways", "shots", "query_shots", "rotations", "endless", "points", "input_scale", "same_points")
+_TASK_FIELDS = (
+    "ways", "shots", "query_shots", "rotations", "normalize", "endless", "points", "input_scale", "same_points"
+)  # fmt: skip
 _MODEL_FIELDS = ("depth", "filters", "hidden", "bias", "norm_mode", "downsample")
 _RULE_FIELDS = {
     "rule_depth": "depth", "rule_rank": "rank", "rule_bias": "bias", "unit_norm": "unit_norm", "adapt_xi": "adapts"
@@ -47,6 +49,7 @@ class TrainConfig:
         lr_scope: what `adapt_lr` scales: "both" updates (released code) or that of "xi" (equations as printed).
         ways, shots, query_shots: classes a task, support and query examples a class (image data sets).
         rotations: whether rotated classes are new classes (image data sets).
+        normalize: whether pixels are normalised by channel (cifar_fs).
         endless: sample new tasks for ever in place of the paper's fixed pools (image data sets).
         points, input_scale, same_points: see `SyntheticTasks`.
         depth, filters, hidden, bias, norm_mode, downsample: see `make_model`.
@@ -74,6 +77,7 @@ class TrainConfig:
     shots: int | None = None
     query_shots: int | None = None
     rotations: bool | None = None
+    normalize: bool | None = None
     endless: bool | None = None
     points: int | None = None
     input_scale: float | None = None

@@ -38,6 +38,7 @@ _TASK_SETTINGS = (
     "shots",
     "query_shots",
     "rotations",
+    "normalize",
     "endless",
     "points",
     "input_scale",

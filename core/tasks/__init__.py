@@ -7,8 +7,10 @@ from typing import Any
 
 from core.errors import UserError, unknown_name
 from core.tasks.base import Episodes, TaskSource
+from core.tasks.cifar_fs import cifar_fs
 from core.tasks.glyphs import glyphs
 from core.tasks.images import ImageTasks
+from core.tasks.mini_imagenet import mini_imagenet
 from core.tasks.omniglot import omniglot, omniglot_small
 from core.tasks.synthetic import SyntheticTasks
 
@@ -17,6 +19,8 @@ DATASETS: dict[str, Callable[..., TaskSource]] = {
     "glyphs": glyphs,
     "omniglot": omniglot,
     "omniglot_small": omniglot_small,
+    "cifar_fs": cifar_fs,
+    "mini_imagenet": mini_imagenet,
 }
 
 __all__ = ["DATASETS", "Episodes", "ImageTasks", "TaskSource", "make_tasks"]

@@ -45,7 +45,7 @@ class ImageTasks(TaskSource):
 
     A task is `ways` distinct classes in random order, labelled 0 to ways - 1, and `shots + query_shots` distinct
     samples of each: support and query never share an image. Both are grouped by class: the shots of class 0 first.
-    Images are delivered as float32 in [0, 1], divided by 255.
+    Images are delivered as float32 in [0, 1], divided by 255, or normalised by `mean` and `std`.
 
     Args:
         images: for each of "train", "validation" and "test", uint8 (classes, samples, channels, H, W).
@@ -61,6 +61,8 @@ class ImageTasks(TaskSource):
             pool without repetition within the batch; batch `i` of `n` tasks of another split is the `i`-th run of
             `n` members of the pool, which is read in a circle. None: tasks are drawn afresh for ever.
         class_names: for each split the names of its classes, before rotation.
+        mean, std: numbers in units of [0, 1], one a channel: what is delivered is (image / 255 - mean) / std. Both or
+            neither.
 
     Attributes:
         class_names: for each split the names of its classes, rotated ones included, in the order of the images.
@@ -86,6 +88,8 @@ class ImageTasks(TaskSource):
         rotations: bool = False,
         pool_sizes: Mapping[str, int] | None = POOL_SIZES,
         class_names: Mapping[str, Sequence[str]] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         self.name = name
         self.ways = ways
@@ -105,6 +109,7 @@ class ImageTasks(TaskSource):
         if self.pool_sizes is not None and min(self.pool_sizes.values()) < 1:
             raise UserError(f"every pool needs at least 1 task, got {self.pool_sizes}")
         self._check_images(images)
+        self._normalisation = self._check_normalisation(mean, std)
         names = class_names or {split: [f"{split}/{i}" for i in range(len(images[split]))] for split in SPLITS}
         _check_names(images, names)
         self._num_unrotated = {split: len(images[split]) for split in SPLITS}
@@ -146,6 +151,19 @@ class ImageTasks(TaskSource):
                     f"{self.shots} shots and {self.query_shots} query shots"
                 )
 
+    def _check_normalisation(
+        self, mean: Sequence[float] | None, std: Sequence[float] | None
+    ) -> tuple[Tensor, Tensor] | None:
+        if mean is None and std is None:
+            return None
+        channels = self.example_shape[0]
+        if mean is None or std is None or len(mean) != channels or len(std) != channels or min(std) <= 0:
+            raise UserError(
+                f"mean and std must both be {channels} numbers, one a channel, std above 0; got {mean} and {std}"
+            )
+        shape = (channels, 1, 1)
+        return torch.tensor(mean, device=self.device).view(shape), torch.tensor(std, device=self.device).view(shape)
+
     def draw(self, split: str, num_tasks: int, index: int) -> Episodes:
         """Batch `index` of `split`.
 
@@ -177,8 +195,12 @@ class ImageTasks(TaskSource):
         num_tasks, ways, k = flat.shape
         rows = self._images[split].flatten(0, 1).flatten(1)
         x = rows.index_select(0, flat.reshape(-1).to(self.device)).to(torch.float32).div_(255)
+        x = x.view(num_tasks, ways * k, *self.example_shape)
+        if self._normalisation is not None:
+            mean, std = self._normalisation
+            x = x.sub_(mean).div_(std)
         y = torch.arange(ways, device=self.device).repeat_interleave(k).repeat(num_tasks, 1)
-        return x.view(num_tasks, ways * k, *self.example_shape), y
+        return x, y
 
     def _draw_indices(self, split: str, num_tasks: int, stream: torch.Generator) -> Tensor:
         """int64 (num_tasks, ways, shots + query_shots) of class * samples + sample."""
@@ -201,6 +223,8 @@ class ImageTasks(TaskSource):
         """Digest of the images, their classes and splits, and the settings."""
         if self._fingerprint is None:
             settings = [self.name, self.ways, self.shots, self.query_shots, self.rotations, self.pool_sizes]
+            if self._normalisation is not None:  # only then, so that other data sets keep the digest they had
+                settings.append([each.flatten().tolist() for each in self._normalisation])
             digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
             for split in SPLITS:
                 original = self._images[split][: self._num_unrotated[split]]

@@ -51,7 +51,7 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*TRAIN, "--dataset", "omniglut"], "unknown dataset 'omniglut'; known: glyphs, "),
+        ([*TRAIN, "--dataset", "omniglut"], "unknown dataset 'omniglut'; known: cifar_fs, "),
         ([*TRAIN, "--method", "mamal"], "unknown method 'mamal'"),
         ([*TRAIN, "--steps", "-1"], "steps must be at least 0"),
         ([*TRAIN, "--ways", "5"], "data set 'synthetic' has no option ways"),

@@ -194,3 +194,12 @@ def test_fingerprint_tells_data_and_settings_apart_but_not_seeds():
         ImageTasks(changed, 5, 2, 3, pool_sizes=pools).fingerprint(),
     ]
     assert len({base, *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [([0.5], None), (None, [0.5]), ([0.5, 0.5], [0.5, 0.5]), ([0.5], [0.0]), ([], [])]
+)
+def test_normalisation_needs_a_number_a_channel(mean, std):
+    images = {split: torch.zeros(3, 4, 1, 2, 2, dtype=torch.uint8) for split in SPLITS}
+    with pytest.raises(UserError, match="mean and std must both be 1 numbers"):
+        ImageTasks(images, 2, 1, mean=mean, std=std)
