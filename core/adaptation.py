@@ -86,15 +86,14 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
     """Outputs (N, n, ...) of each task's model on its examples x (N, n, *example).
 
     A module that knows a faster way for many tasks at once says it as `forward_tasks(theta, x)`; any other is mapped
-    over the tasks. Parameters that are not `adapted` are then not copied for each task.
+    over the tasks. Parameters that are not `adapted` need not be copied for each task.
     """
+    for name, parameter in theta.items():
+        parameter.adapts = name in adapted
     if isinstance(model, KnowsTasks):
         return model.forward_tasks(theta, x)
-    shared = {
-        name: parameter.shared[0]
-        for name, parameter in theta.items()
-        if name not in adapted and len(parameter.shared) == 1
-    }
+    common = {name: parameter.common() for name, parameter in theta.items()}
+    shared = {name: tensor for name, tensor in common.items() if tensor is not None}
     own = {name: parameter.value() for name, parameter in theta.items() if name not in shared}
 
     def one_task(own: Tensors, x: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ class TaskParameter:
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
         self._record = Record()
         self.collected = Collected()
+        self.adapts = True  # False: no gradient of a task's own will be asked for, see `common`
 
     @classmethod
     def of_tasks(cls, own: Tensor) -> "TaskParameter":
@@ -151,6 +152,14 @@ class TaskParameter:
         if self._record.read is None:  # one tensor however often it is read, so that its gradient is whole
             self._record.read = self.materialise()
         return self._record.read
+
+    def common(self) -> Tensor | None:
+        """The tensor (*shape) that all tasks have and keep, None if there is no such tensor.
+
+        Its gradient is autograd's own: it is used and not recorded.
+        """
+        is_shared = len(self.shared) == 1 and self._own is None and not self._thin
+        return self.shared[0] if is_shared and not self.adapts else None
 
     def materialise(self) -> Tensor:
         """The tensor of each task, (N, *shape)."""

@@ -1,11 +1,16 @@
 """The convolutional networks of Finn et al. (2017), as the paper uses them (A.1.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from core.errors import UserError, unknown_name
+from core.models.batch_norm import batch_norm
+from core.models.layers import TaskSequential
+from core.models.linear import linear_layers
+from core.task_parameter import TaskParameter
 
 NormMode = Literal["batch", "instance", "none"]
 Downsample = Literal["stride", "max_pool"]
@@ -13,23 +18,105 @@ Downsample = Literal["stride", "max_pool"]
 POOLED = 5  # height and width of what reaches FC with "max_pool": 84 pixels halved four times
 
 
-def _batch_norm(filters: int) -> nn.Module:
-    return nn.BatchNorm2d(filters, track_running_stats=False)
+class _BatchNorm(nn.BatchNorm2d):
+    """The statistics of the batch at hand, of each task alone."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__(filters, track_running_stats=False)
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """(N, n, F, height, width) of the same."""
+        return batch_norm(x, theta["weight"].value(), theta["bias"].value(), self.eps)
 
 
-def _instance_norm(filters: int) -> nn.Module:
-    # One group a channel: GroupNorm, unlike InstanceNorm2d, treats a single pixel as it treats any other number.
-    return nn.GroupNorm(filters, filters)
+class _InstanceNorm(nn.GroupNorm):
+    """The statistics of each example alone.
+
+    One group a channel: GroupNorm, unlike InstanceNorm2d, treats a single pixel as it treats any other number.
+    """
+
+    def __init__(self, filters: int) -> None:
+        super().__init__(filters, filters)
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """(N, n, F, height, width) of the same."""
+        normalised = F.group_norm(x.flatten(0, 1), self.num_groups, eps=self.eps).view(x.shape)
+        weight, bias = (theta[name].value()[:, None, :, None, None] for name in ("weight", "bias"))
+        return normalised * weight + bias
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": _batch_norm,
-    "instance": _instance_norm,
-    "none": lambda filters: nn.Identity(),
-}
+class _NoNorm(nn.Identity):
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """What comes in."""
+        return x
 
 
-class CNN(nn.Sequential):
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": _BatchNorm, "instance": _InstanceNorm, "none": _NoNorm}
+
+
+class _Convolution(nn.Conv2d):
+    """3 x 3, padding 1."""
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """(N, n, filters, height, width) of (N, n, channels, height, width)."""
+        weight, bias = theta["weight"], theta["bias"]
+        kernels, shifts = weight.common(), bias.common()
+        if kernels is not None and shifts is not None:
+            merged = F.conv2d(x.flatten(0, 1), kernels, shifts, self.stride, self.padding)
+            return merged.unflatten(0, x.shape[:2])
+        # The tasks are groups of channels. What comes out of one such convolution goes into the next without a copy.
+        groups = F.conv2d(
+            x.transpose(0, 1).flatten(1, 2),
+            weight.value().flatten(0, 1),
+            bias.value().flatten(),
+            self.stride,
+            self.padding,
+            groups=len(x),
+        )
+        return groups.unflatten(1, (len(x), -1)).transpose(0, 1)
+
+
+class _ReLU(nn.ReLU):
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """The same, number by number."""
+        return x.relu()
+
+
+class _MaxPool(nn.MaxPool2d):
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """(N, n, F, height, width) of the same."""
+        pooled: Tensor = self(x.transpose(0, 1).flatten(1, 2))
+        return pooled.unflatten(1, (len(x), -1)).transpose(0, 1)
+
+
+class _Mean(nn.Module):
+    """The averages (n, F * size * size) of as many parts of each channel of (n, F, height, width)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The averages."""
+        return F.adaptive_avg_pool2d(x, self.size).flatten(1)
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """(N, n, F * size * size) of (N, n, F, height, width)."""
+        if self.size == 1:
+            return x.mean((3, 4))
+        return self(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class _Linear(nn.Linear):
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """(N, n, out) of (N, n, in)."""
+        return linear_layers([theta["weight"]], [theta["bias"]], x)
+
+
+class CNN(TaskSequential):
     """Logits (n, outputs) of images (n, channels, height, width), by stages.
 
     Blocks `C1..C<depth>` of 3x3 convolution, normalisation and ReLU; a spatial mean; the linear layer `FC`.
@@ -72,15 +159,14 @@ class CNN(nn.Sequential):
             raise unknown_name("downsample", downsample, ("stride", "max_pool"))
         strided = downsample == "stride"
         for name in [f"C{i}" for i in range(1, depth + 1)]:
-            block = nn.Sequential()
-            block.add_module("conv", nn.Conv2d(channels, filters, 3, stride=2 if strided else 1, padding=1))
+            block = TaskSequential()
+            block.add_module("conv", _Convolution(channels, filters, 3, stride=2 if strided else 1, padding=1))
             block.add_module("norm", NORMS[norm_mode](filters))
-            block.add_module("relu", nn.ReLU())
+            block.add_module("relu", _ReLU())
             if not strided:
-                block.add_module("pool", nn.MaxPool2d(2))
+                block.add_module("pool", _MaxPool(2))
             self.add_module(name, block)
             channels = filters
         size = 1 if strided else POOLED
-        self.add_module("mean", nn.AdaptiveAvgPool2d(size))
-        self.add_module("flatten", nn.Flatten())
-        self.add_module("FC", nn.Linear(filters * size * size, outputs))
+        self.add_module("mean", _Mean(size))
+        self.add_module("FC", _Linear(filters * size * size, outputs))

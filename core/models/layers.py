@@ -1,12 +1,25 @@
 """Which parameters make up a layer, and where a network can be cut in two."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from core.errors import unknown_name
+from core.task_parameter import TaskParameter
+
+
+class TaskSequential(nn.Sequential):
+    """A sequence of modules all of which have a `forward_tasks` of their own."""
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """Outputs (N, n, ...) of N tasks, with the parameters of each, on x (N, n, ...)."""
+        for stage, module in self.named_children():
+            start = f"{stage}."
+            own = {name.removeprefix(start): value for name, value in theta.items() if name.startswith(start)}
+            x = module.forward_tasks(own, x)  # type: ignore[operator]  # nn.Module's attributes have no types
+        return x
 
 
 def layers_of(names: Iterable[str]) -> dict[str, list[str]]:
@@ -65,4 +78,5 @@ def stages(model: nn.Module, start: int, stop: int | None = None) -> nn.Module:
     """Stages `start` to `stop` of a network that `cut` can cut; parameters keep their names."""
     if start == 0 and stop is None:
         return model
-    return nn.Sequential(OrderedDict(list(model.named_children())[start:stop]))
+    kind = TaskSequential if isinstance(model, TaskSequential) else nn.Sequential
+    return kind(OrderedDict(list(model.named_children())[start:stop]))
