@@ -13,7 +13,8 @@ theta_0 and xi_0, through everything; in first order all inner gradients count a
 
 Two ways to multiply: `dense_kron=True` builds the Kronecker products that the algebra speaks of (for tiny shapes), and
 `dense_kron=False` multiplies by each task's own factors, as an ordinary implementation does. The latter is also the
-baseline of `tests/benchmarks`, so it wastes nothing on purpose: one backward pass a step, no copies.
+baseline of `tests/benchmarks`, so it wastes nothing on purpose: one backward pass a step (`two_passes` takes the two
+that a literal reading asks for), no copies.
 
 At the end are the small problems that the tests solve with it.
 """
@@ -191,6 +192,7 @@ def adapt_task(
     first_order: bool = False,
     lr_scope: str = "both",
     adapted: Collection[str] | None = None,
+    two_passes: bool = False,
 ) -> tuple[Tensors, Tensors, list[Tensor]]:
     """The inner loop of one task on its support set.
 
@@ -207,6 +209,7 @@ def adapt_task(
         first_order: take the inner gradients as constants.
         lr_scope: "both" scales the update of theta and of xi by a; "xi" only the latter.
         adapted: names of the parameters that move; all by default.
+        two_passes: go back through the loss once for theta and once more for xi, as equations 3 and 4 are written.
 
     Returns:
         theta_steps, xi_{steps-1} and the support losses at theta_0 .. theta_steps.
@@ -219,14 +222,16 @@ def adapt_task(
         losses.append(loss.detach())
         by_xi = moving_xi if t >= 1 else []
         # By xi_{t-1} this is the partial derivative wanted: theta_{t-1} and g_{t-1} do not depend on xi_{t-1}.
-        gradients = grad(
-            loss,
-            [theta[name] for name in moving] + [xi[key] for key in by_xi],
-            create_graph=not first_order,
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        wanted = [[theta[name] for name in moving], [xi[key] for key in by_xi]]
+        gradients = [
+            gradient
+            for tensors in (wanted if two_passes else [wanted[0] + wanted[1]])
+            if tensors
+            for gradient in grad(
+                loss, tensors, create_graph=not first_order, retain_graph=True, allow_unused=True,
+                materialize_grads=True,
+            )
+        ]  # fmt: skip
         g = dict(zip(moving, gradients[: len(moving)], strict=True))
         xi = xi | {key: xi[key] - lr * d for key, d in zip(by_xi, gradients[len(moving) :], strict=True)}
         updates = rule.update(xi, g)

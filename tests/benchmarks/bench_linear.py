@@ -13,12 +13,9 @@ look bad.
 
 import argparse
 import platform
-import random
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -34,6 +31,7 @@ from core.tasks.ahead import DrawnAhead
 from core.tasks.base import Episodes, concatenate
 from core.training import Group
 from tests import naive
+from tests.benchmarks.measuring import largest_difference, on_threads, paired, report
 from tests.naive import NaiveRule
 
 WAYS, INPUTS, MAPS, STEPS, LR_RATE = 5, 784, 4, 2, 0.01
@@ -145,58 +143,7 @@ def linnet_naive(iterations: int) -> dict[str, Tensor]:
     return thetas
 
 
-# Measuring
-
-
-def on_threads(num_threads: int, run: Callable[[], object]) -> Callable[[], object]:
-    """`run` with so many threads of PyTorch."""
-
-    def run_so() -> object:
-        torch.set_num_threads(num_threads)
-        return run()
-
-    return run_so
-
-
-def paired(sides: dict[str, tuple[Callable[[], object], int]], rounds: int) -> pd.DataFrame:
-    """Seconds a meta-step of every side, one row a round; the order within a round is shuffled.
-
-    A side is a function and how many meta-steps a call of it makes.
-    """
-    order = random.Random(0)
-    for run, _ in sides.values():
-        run()  # first calls set things up
-    rows = []
-    for _ in range(rounds):
-        row = {}
-        for name in order.sample(list(sides), len(sides)):
-            run, num_steps = sides[name]
-            started = time.perf_counter()
-            run()
-            row[name] = (time.perf_counter() - started) / num_steps
-        rows.append(row)
-    return pd.DataFrame(rows)[list(sides)]
-
-
-def report(seconds: pd.DataFrame) -> pd.DataFrame:
-    """Median seconds of each side, and how many times faster it is: median and range of the ratios of the rounds.
-
-    A ratio is to the reference with the number of threads that suits it best in that round.
-    """
-    reference = seconds[[name for name in seconds if name.startswith("naive")]].min(axis=1)
-    rows = []
-    for name in seconds:
-        ratios = reference / seconds[name]
-        rows.append(
-            {
-                "side": name,
-                "median seconds a meta-step": round(statistics.median(seconds[name]), 5),
-                "times faster than naive": round(statistics.median(ratios), 1),
-                "lowest": round(ratios.min(), 1),
-                "highest": round(ratios.max(), 1),
-            }
-        )
-    return pd.DataFrame(rows)
+# Memory
 
 
 def peak_bytes() -> int:
@@ -235,11 +182,6 @@ def memory_table(num_threads: int) -> pd.DataFrame:
         row[f"tasks x {MAPS} x {INPUTS}^2 floats, MiB"] = round(num_tasks * MAPS * INPUTS**2 * 4 / 2**20, 1)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def largest_difference(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> str:
-    """That both sides computed the same, before either is called fast."""
-    return f"largest relative difference of a tensor: {max(naive.relative_errors(ours, reference).values()):.1e}"
 
 
 def main() -> None:
