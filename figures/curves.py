@@ -19,9 +19,10 @@ NEEDED = ("iteration", "split", "accuracy", "num_tasks")
 BAND = "range (smallest to largest) over seeds"
 _APART = 0.12  # of the panel's diagonal: markers tell lines apart without colour, at any density of points
 _LINEAR_PART = 10  # iterations: the axis is linear up to here, and logarithmic beyond
-ROOM = 2.2  # times the last iteration is where the axis ends: the paper's values stand beyond the curves
+_LINEAR_SCALE = 0.6  # decades: length of the linear part
+_ROOM = 2.2  # times the last iteration is where the axis ends: the paper's values stand beyond the curves
 _PUBLISHED_AT = 0.965  # of the panel's width
-_PUBLISHED_SIZE = (0.035, 0.06)  # of the panel: how far apart two diamonds have to be, to stay two
+_PUBLISHED_SIZE = (0.04, 0.065)  # of the panel: how far apart two diamonds have to be, to stay two
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def draw_lines(ax: Axes, lines: Iterable[Line]) -> None:
         )  # fmt: skip
 
 
-def draw_published(ax: Axes, lines: Iterable[Line]) -> None:
+def draw_published(ax: Axes, lines: Iterable[Line], size: float = style.PAPER["markersize"]) -> None:
     """The paper's values, side by side where they would cover one another; the vertical axis has to have its limits."""
     width, height = _PUBLISHED_SIZE
     bottom, top = ax.get_ylim()
@@ -130,7 +131,7 @@ def draw_published(ax: Axes, lines: Iterable[Line]) -> None:
         while any(at == x and abs(value - one.published) < height * (top - bottom) for at, value in placed):
             x -= width
         placed.append((x, one.published))
-        outline = {**style.PAPER, "markeredgecolor": one.look.colour}
+        outline = {**style.PAPER, "markeredgecolor": one.look.colour, "markersize": size}
         ax.plot([x], [one.published], transform=ax.get_yaxis_transform(), zorder=5, **outline)
 
 
@@ -143,12 +144,26 @@ def draw_chance(ax: Axes, chance: float) -> None:
     )  # fmt: skip
 
 
-def set_iterations(ax: Axes, lines: Iterable[Line], room: float = ROOM) -> None:
-    """The horizontal axis, as long as the longest of these lines and `room` times that."""
+def set_iterations(ax: Axes, lines: Iterable[Line], room: float | None = None) -> None:
+    """The horizontal axis, a little longer than the longest of these lines.
+
+    Args:
+        ax: the panel.
+        lines: those that have to fit.
+        room: share of the panel's width beyond the last iteration; None: what 2.2 times that iteration needs.
+    """
     ends = [int(one.points["iteration"].max()) for one in lines if len(one.points)]
-    end = max(ends, default=_LINEAR_PART) * room
-    ax.set_xscale("symlog", linthresh=_LINEAR_PART, linscale=0.6)
-    ax.set_xlim(0, end)
-    ax.set_xticks([0, *(10**k for k in range(1, 7) if 10**k <= end)])
+    end = max(ends, default=_LINEAR_PART)
+    ax.set_xscale("symlog", linthresh=_LINEAR_PART, linscale=_LINEAR_SCALE)
+    if room is None:
+        last = end * _ROOM
+    else:
+        scale = ax.xaxis.get_transform()
+        length = float(scale.transform([end])[0]) / (1 - room)
+        last = float(scale.inverted().transform([length])[0])
+    ax.set_xlim(0, last)
+    # No number where nothing was measured; the last one would stick out of the panel.
+    ticks = [0, *(10**k for k in range(1, 7) if 10**k <= end)]
+    ax.set_xticks([*ticks, end] if len(ticks) < 3 and end >= 2 * ticks[-1] else ticks)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
