@@ -122,6 +122,7 @@ def test_if_all_runs_diverged_there_is_no_line_but_a_word(results):
     trace = only(fig_a2.traces(results.folder))
     _, axes = fig_a2.draw(trace)
     assert [text.get_text() for text in axes["testing 2"].texts] == ["chance", "CNN w/ KFC: 1 of 1 diverged"]
+    assert all(len(y) for y in drawn_in(axes["testing 2"]))
 
 
 def test_only_what_was_measured_is_drawn_and_the_rest_is_named(results):
@@ -168,7 +169,8 @@ def test_methods_may_be_trained_for_lengths_of_their_own_but_not_the_runs_of_one
 
 
 def test_networks_of_another_kind_are_not_put_side_by_side(trained):
-    trained.curve("glyphs", "cnn", "maml", 5, {0: 0.1, 600: 0.6}, depth=2, norm_mode="instance")
+    trained.curve("omniglot", "cnn", "maml", 0, {0: 0.1, 600: 0.6}, depth=2)
+    trained.curve("omniglot", "cnn", "kfc", 0, {0: 0.1, 600: 0.6}, depth=2, norm_mode="instance")
     with pytest.raises(FigureError, match="differ in norm_mode"):
         fig_a2.traces(trained.folder)
 
@@ -196,3 +198,11 @@ def test_nothing_leaves_the_page_or_covers_another(trained):
     assert box.y1 <= title.get_window_extent().y0 + 1
     assert title.get_window_extent().y1 <= figure.bbox.y1
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+    at = {name: ax.get_position() for name, ax in axes.items()}
+    for layers in (2, 4):  # training and testing of one network are side by side, with the numbers at the left
+        assert at[f"training {layers}"].x1 < at[f"testing {layers}"].x0
+        assert at[f"training {layers}"].y0 == pytest.approx(at[f"testing {layers}"].y0)
+    for name in ("training", "testing"):
+        assert at[f"{name} 4"].y1 < at[f"{name} 2"].y0
+    assert [name for name, ax in axes.items() if ax.get_xlabel()] == ["training 4", "testing 4"]
+    assert [name for name, ax in axes.items() if ax.get_ylabel()] == ["training 2", "training 4"]
