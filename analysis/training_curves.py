@@ -1,4 +1,4 @@
-"""Loss and accuracy along meta-training: the study behind Fig. A.1."""
+"""Loss and accuracy along meta-training: the study behind Figs. A.1 to A.3."""
 
 import numpy as np
 import pandas as pd

@@ -493,10 +493,10 @@ def paper_label(datasets: Sequence[str]) -> str:
     return "paper (full Omniglot)" if len(datasets) == len(other) else "paper (right: full Omniglot)"
 
 
-def missing_cnns(experiment: str, results: str | Path, study: str) -> str:
+def missing_cnns(experiment: str, results: str | Path, study: str, dataset: str = "glyphs") -> str:
     """What makes the runs of convolutional networks that are missing, and their tables."""
     return (
-        f"make them with: python -m core experiment glyphs_{experiment} --results {results}, "
+        f"make them with: python -m core experiment {dataset}_{experiment} --results {results}, "
         f"then: python -m analysis {study} --results {results}"
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig2, fig3, fig_a1, table1, table2, table_a1, tabular
+from figures import fig1, fig2, fig3, fig_a1, fig_a2, fig_a3, table1, table2, table_a1, tabular
 from figures.data import Where
 
 
@@ -66,6 +66,13 @@ FIGURES: dict[str, Entry] = {
         fig_a1.traces,
         fig_a1.draw,
     ),
+    "fig_a2": Entry(
+        "training and testing accuracy of CNNs of 2 and 4 layers along meta-training, under MAML, Meta-SGD, "
+        "Meta-Curvature and KFC: Omniglot and its stand-ins, 10-way 5-shot",
+        fig_a2.traces,
+        fig_a2.draw,
+    ),
+    "fig_a3": Entry("the same on mini-ImageNet, 10-way 1-shot", fig_a3.traces, fig_a3.draw),
     "table_a1": Entry(
         "the numbers of fig3 with the paper's, the parameters of networks and meta-optimizers, and how long they were "
         "trained, as Markdown, LaTeX and picture",

@@ -112,19 +112,21 @@ def panels(
     top: float = 0.0,
     widths: Sequence[float] | None = None,
     width: float = TEXT_WIDTH,
+    num_rows: int = 1,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side and a caption in small print below them.
 
     Args:
-        num_panels: panels.
-        height: their height with labels, in inches.
+        num_panels: panels in a row.
+        height: of all rows with their labels, in inches.
         caption: paragraphs; long ones are broken into lines.
         top: room above the panels for a legend, in inches.
         widths: of the panels, relative to one another; None: equal.
         width: of the figure, in inches; by default that of a column of text.
+        num_rows: rows of panels.
 
     Returns:
-        The figure and the panels' axes, left to right.
+        The figure and the panels' axes, left to right, row by row.
     """
     with context():
         lines = [line for paragraph in caption for line in _wrapped(paragraph, width)]
@@ -137,8 +139,8 @@ def panels(
         0.012, 0.04 / total, "\n".join(lines), fontsize=CAPTION_SIZE, va="bottom", ha="left", color="#333333",
         linespacing=1.25, parse_math=False,
     )  # fmt: skip
-    axes = figure.subplots(1, num_panels, squeeze=False, width_ratios=widths)[0]
-    return figure, list(axes)
+    axes = figure.subplots(num_rows, num_panels, squeeze=False, width_ratios=widths)
+    return figure, list(axes.flat)
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:

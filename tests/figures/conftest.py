@@ -105,14 +105,15 @@ class Results:
 
     def curve(
         self, dataset: str, model: str, method: str, seed: int, points: Mapping[int, float], *, status: str = "ok",
-        num_tasks: int = 20, **changes: Any,
+        num_tasks: int = 20, training: Mapping[int, float] | None = None, **changes: Any,
     ) -> str:  # fmt: skip
-        """Add a table training_curves; test accuracy (a fraction) by iteration, and decoys for the other splits."""
+        """Add a table training_curves; test (and training) accuracy by iteration, a fraction, and decoys else."""
         config = self.config(dataset, model, method, seed, **changes)
         run = self.run_id(config)
+        measured = {"test": points, "train": training or {}}
         rows = [
-            (iteration, split, 0.5, accuracy if split == "test" else 0.123)
-            for iteration, accuracy in points.items()
+            (iteration, split, 0.5, measured.get(split, {}).get(iteration, 0.123))
+            for iteration in points
             for split in ("train", "validation", "test")
         ]
         frame = pd.DataFrame(rows, columns=["iteration", "split", "loss", "accuracy"]).assign(

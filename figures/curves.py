@@ -1,0 +1,169 @@
+"""Accuracy along meta-training: what the figures of curves share, from the rows of a study to lines on axes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from analysis.statistics import seed_spread
+from figures import data, style
+from figures.data import Runs
+from figures.style import Look
+
+STUDY = "training_curves"
+NEEDED = ("iteration", "split", "accuracy", "num_tasks")
+BAND = "range (smallest to largest) over seeds"
+_APART = 0.12  # of the panel's diagonal: markers tell lines apart without colour, at any density of points
+_LINEAR_PART = 10  # iterations: the axis is linear up to here, and logarithmic beyond
+_LINEAR_SCALE = 0.6  # decades: length of the linear part
+_ROOM = 2.2  # times the last iteration is where the axis ends: the paper's values stand beyond the curves
+_PUBLISHED_AT = 0.965  # of the panel's width
+_PUBLISHED_SIZE = (0.04, 0.065)  # of the panel: how far apart two diamonds have to be, to stay two
+
+
+@dataclass(frozen=True)
+class Line:
+    """The curve of one model and method, in percent.
+
+    Attributes:
+        model, method: what was trained.
+        points: one row an iteration: iteration, mean over the runs, low and high: smallest and largest of a run.
+        num_seeds: runs behind each point.
+        num_tasks: tasks behind each point of a run.
+        lost: (run, what happened) of each run that is left out.
+        configs: configuration of every run, lost ones included.
+        published: what the paper says of the end, None if nothing.
+    """
+
+    model: str
+    method: str
+    points: pd.DataFrame
+    num_seeds: int
+    num_tasks: int
+    lost: tuple[tuple[str, str], ...]
+    configs: tuple[Mapping[str, Any], ...]
+    published: float | None
+
+    @property
+    def band(self) -> str:
+        """What the band is."""
+        return f"{BAND} ({self.num_seeds})" if self.num_seeds > 1 else "none, one seed"
+
+    @property
+    def look(self) -> Look:
+        """How it is drawn."""
+        return style.look_of(self.model, self.method)
+
+    @property
+    def name(self) -> str:
+        """Model and method on paper, with the number of convolutional layers."""
+        return style.name_of(self.model, self.method, self.configs[0].get("depth"))
+
+
+def line(group: Runs, published: float | None = None, *, split: str = "test") -> Line:
+    """The curve of runs that differ in their seed only, at the iterations that all of them have.
+
+    Args:
+        group: rows of `training_curves`.
+        published: the paper's value.
+        split: "train", "validation" or "test": the tasks that the accuracy is of.
+    """
+    configs = tuple(group.configs.values())
+    frame = group.frame
+    lost = data.lost_runs(frame, ["run"])
+    good = frame[frame["split"].eq(split) & ~frame["run"].isin([run for run, _ in lost])]
+    num_seeds = good["run"].nunique()
+    rows = []
+    for iteration, at in good.groupby("iteration"):
+        # A mean whose runs change along the line would jump for no reason of the method's.
+        if at["run"].nunique() == num_seeds:
+            spread = seed_spread(at.assign(accuracy=100 * at["accuracy"]))
+            rows.append((iteration, spread.mean, spread.low, spread.high))
+    points = pd.DataFrame(rows, columns=["iteration", "mean", "low", "high"])
+    num_tasks = int(good["num_tasks"].min()) if len(good) else 0
+    one = configs[0]
+    return Line(one["model"], one["method"], points, num_seeds, num_tasks, lost, configs, published)
+
+
+def describe_band(lines: Iterable[Line]) -> str:
+    """What the caption calls the bands of these lines."""
+    return BAND if any(one.num_seeds > 1 for one in lines) else "none, one seed"
+
+
+def describe_missing_runs(lines: Iterable[Line]) -> list[str]:
+    """A sentence for each line that lacks runs, such as "LR w/ KFC: 1 of 2 diverged"."""
+    return [f"{one.look.name}: {data.lost_text(one.lost, one.num_seeds)}" for one in lines if one.lost]
+
+
+def handles(looks: Iterable[tuple[Look, str]]) -> list[Line2D]:
+    """What a legend shows of methods, each with its label."""
+    return [Line2D([], [], color=k.colour, marker=k.marker, markersize=4, label=label) for k, label in looks]
+
+
+def draw_lines(ax: Axes, lines: Iterable[Line]) -> None:
+    """Each line, with its band if it has more than one seed."""
+    for one in lines:
+        if not len(one.points):
+            continue
+        x = one.points["iteration"].to_numpy()
+        if one.num_seeds > 1:
+            low, high = one.points["low"].to_numpy(), one.points["high"].to_numpy()
+            ax.fill_between(x, low, high, color=one.look.colour, alpha=0.2, linewidth=0, zorder=2)
+        ax.plot(
+            x, one.points["mean"], color=one.look.colour, marker=one.look.marker, markersize=3.6, markeredgewidth=0,
+            zorder=3, markevery=_APART,
+        )  # fmt: skip
+
+
+def draw_published(ax: Axes, lines: Iterable[Line], size: float = style.PAPER["markersize"]) -> None:
+    """The paper's values, side by side where they would cover one another; the vertical axis has to have its limits."""
+    width, height = _PUBLISHED_SIZE
+    bottom, top = ax.get_ylim()
+    placed: list[tuple[float, float]] = []
+    for one in sorted((one for one in lines if one.published is not None), key=lambda one: one.published or 0.0):
+        assert one.published is not None
+        # At the right edge and not at an iteration: the paper says where its curves end, not where they pass.
+        x = _PUBLISHED_AT
+        while any(at == x and abs(value - one.published) < height * (top - bottom) for at, value in placed):
+            x -= width
+        placed.append((x, one.published))
+        outline = {**style.PAPER, "markeredgecolor": one.look.colour, "markersize": size}
+        ax.plot([x], [one.published], transform=ax.get_yaxis_transform(), zorder=5, **outline)
+
+
+def draw_chance(ax: Axes, chance: float) -> None:
+    """The accuracy of guessing."""
+    ax.axhline(chance, zorder=1.5, **style.CHANCE)
+    ax.text(
+        0.92, chance - 0.8, "chance", fontsize=7.5, color="#777777", va="top", ha="right",
+        transform=ax.get_yaxis_transform(),
+    )  # fmt: skip
+
+
+def set_iterations(ax: Axes, lines: Iterable[Line], room: float | None = None) -> None:
+    """The horizontal axis, a little longer than the longest of these lines.
+
+    Args:
+        ax: the panel.
+        lines: those that have to fit.
+        room: share of the panel's width beyond the last iteration; None: what 2.2 times that iteration needs.
+    """
+    ends = [int(one.points["iteration"].max()) for one in lines if len(one.points)]
+    end = max(ends, default=_LINEAR_PART)
+    ax.set_xscale("symlog", linthresh=_LINEAR_PART, linscale=_LINEAR_SCALE)
+    if room is None:
+        last = end * _ROOM
+    else:
+        scale = ax.xaxis.get_transform()
+        length = float(scale.transform([end])[0]) / (1 - room)
+        last = float(scale.inverted().transform([length])[0])
+    ax.set_xlim(0, last)
+    # No number where nothing was measured; the last one would stick out of the panel.
+    ticks = [0, *(10**k for k in range(1, 7) if 10**k <= end)]
+    ax.set_xticks([*ticks, end] if len(ticks) < 3 and end >= 2 * ticks[-1] else ticks)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

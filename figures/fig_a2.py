@@ -1,0 +1,204 @@
+"""Figure A.2: training and testing accuracy of convolutional networks along meta-training, on Omniglot."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures import curves, data, style
+from figures.curves import Line
+from figures.data import Runs, Where
+from figures.errors import MissingTable
+from figures.paper import cnn_accuracy
+
+LAYERS = (2, 4)
+METHODS = ("maml", "meta_sgd", "meta_curvature", "kfc")
+MODELS = tuple((layers, method) for layers in LAYERS for method in METHODS)
+_ROOM = 0.14  # of the panel's width: the paper's values may have to stand side by side
+_DIAMOND = 4.2  # points, smaller than in larger panels
+_LOST_SIZE = 7.5  # points
+_LEGEND_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """The networks of one depth.
+
+    Attributes:
+        layers: convolutional layers.
+        training, testing: the curves on training and on test tasks, of the same runs, in the order of the methods.
+    """
+
+    layers: int
+    training: tuple[Line, ...]
+    testing: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One data set, in percent.
+
+    Attributes:
+        dataset: its name in the tables.
+        title: the data set and its tasks.
+        chance: accuracy of guessing.
+        rows: the networks, from shallow to deep.
+        caption: the paragraphs below.
+    """
+
+    dataset: str
+    title: str
+    chance: float
+    rows: tuple[Row, ...]
+    caption: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All curves."""
+        return tuple(one for row in self.rows for one in (*row.training, *row.testing))
+
+
+def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
+    """A figure for Omniglot and for each stand-in that has curves, by file name.
+
+    Raises:
+        MissingTable: if there is no curve.
+        FigureError, StudyError: for runs that cannot be compared, or tables that cannot be read.
+    """
+    return {f"fig_a2_{name}": found for name, found in measured(results, data.OMNIGLOT_LIKE, "glyphs", where).items()}
+
+
+def measured(results: str | Path, datasets: Sequence[str], first: str, where: Sequence[Where] = ()) -> dict[str, Trace]:
+    """What was measured on these data sets, by data set; errors as in `traces`.
+
+    Args:
+        results: folder of results.
+        datasets: names in the tables.
+        first: the one of them on which runs are made first, for the message.
+        where: choices of runs.
+    """
+    command = f"python -m core experiment {first}_optimizers --results {results}"
+    runs = data.read_runs(results, curves.STUDY, curves.NEEDED, where, first=command)
+    found = {dataset: trace for dataset in datasets if (trace := _trace(runs, dataset)) is not None}
+    if not found:
+        raise MissingTable(
+            f"no CNN of {' or '.join(map(str, LAYERS))} layers has a curve in the paper's setting on "
+            f"{' or '.join(map(style.dataset_name, datasets))}; "
+            f"{data.missing_cnns('optimizers', results, curves.STUDY, first)}"
+        )
+    return found
+
+
+def _trace(runs: Runs, dataset: str) -> Trace | None:
+    # Lengths may differ between methods, for the axis shows them; runs of one method and depth are of one length.
+    groups = data.by_depth(runs, dataset, MODELS, of_any_length=True)
+    if not groups:
+        return None
+    rows = tuple(
+        Row(layers, _lines(mine, dataset, "train"), _lines(mine, dataset, "test"))
+        for layers in LAYERS
+        if (mine := {pair: group for pair, group in groups.items() if pair[0] == layers})
+    )
+    title, chance = data.heading(dataset, rows[0].testing[0].configs[0])
+    return Trace(dataset, title.replace("\n", ": "), chance, rows, _caption(dataset, rows))
+
+
+def _lines(groups: dict[tuple[int, str], Runs], dataset: str, split: str) -> tuple[Line, ...]:
+    found = []
+    for (layers, method), group in groups.items():
+        # The paper states accuracies on new tasks only.
+        value = cnn_accuracy(data.paper_dataset(dataset), layers, method) if split == "test" else None
+        found.append(curves.line(group, None if value is None else value.accuracy, split=split))
+    return tuple(found)
+
+
+def _caption(dataset: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    training = [one for row in rows for one in row.training]
+    testing = [one for row in rows for one in row.testing]
+    diamond = "; diamond: the paper's accuracy at the end (its Tables 2 and A1)"
+    counts = [data.in_words(one.num_tasks for one in lines if one.num_seeds) for lines in (training, testing)]
+    return (
+        "Accuracy on query sets after adaptation. Training: on tasks of the classes that are trained on; testing: on "
+        "tasks of other classes; both are the same tasks all along a run. Line: mean over seeds; band: "
+        f"{curves.describe_band(testing)}; markers only tell the methods apart"
+        f"{diamond if any(one.published is not None for one in testing) else ''}.",
+        data.describe_runs(
+            dataset,
+            {one.name: one.configs for one in testing},
+            points_seen="",
+            tasks=f"{counts[0]} training and {counts[1]} test tasks a point",
+            num_tasks=max((one.num_tasks for one in testing), default=0),
+        ),
+        *data.describe_norm(testing[0].configs[0]),
+        *data.describe_absent(MODELS, [(row.layers, one.method) for row in rows for one in row.testing]),
+        *data.describe_lost(run for one in testing for run in one.lost),
+    )
+
+
+def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
+    """The figure, and its axes by split and layers: "training 2", "testing 2"."""
+    with style.context():
+        num_rows = len(trace.rows)
+        lost = {row.layers: curves.describe_missing_runs(row.testing) for row in trace.rows}
+        # Runs that were lost are told above the panels: within, a curve might pass through the words.
+        above = sum(len(told) for told in lost.values()) * _LOST_SIZE * 1.2 / 72
+        height = (2.75 if num_rows == 1 else 2.1 * num_rows + 0.1) + above
+        handles = _legend_handles(trace)
+        top = 0.28 + 0.18 * -(-len(handles) // _LEGEND_COLUMNS)
+        figure, flat = style.panels(2, num_rows=num_rows, height=height, caption=trace.caption, top=top)
+        axes = {}
+        for at, row in enumerate(trace.rows):
+            for side, (name, lines) in enumerate({"training": row.training, "testing": row.testing}.items()):
+                ax = axes[f"{name} {row.layers}"] = flat[2 * at + side]
+                _draw_panel(ax, lines, trace)
+                _head(ax, f"{name}, {row.layers} layers", lost[row.layers])
+                # One scale for all panels, so that they can be compared, and numbers at the outer ones only.
+                ax.tick_params(labelbottom=at == num_rows - 1, labelleft=side == 0)
+                if at == num_rows - 1:
+                    ax.set_xlabel("meta-training iteration")
+                if side == 0:
+                    ax.set_ylabel("accuracy (%)")
+        _draw_top(figure, trace.title, handles)
+    return figure, axes
+
+
+def _draw_panel(ax: Axes, lines: Sequence[Line], trace: Trace) -> None:
+    curves.draw_chance(ax, trace.chance)
+    curves.draw_lines(ax, lines)
+    curves.set_iterations(ax, trace.lines, _ROOM)
+    highs = [2 * trace.chance, *(one.published for one in trace.lines if one.published is not None)]
+    highs += [float(one.points["high"].max()) for one in trace.lines if len(one.points)]
+    ax.set_ylim(0, min(10 * np.ceil(max(highs) / 10 + 0.4), 104))  # a diamond needs room above its value
+    curves.draw_published(ax, lines, _DIAMOND)
+
+
+def _head(ax: Axes, title: str, lost: Sequence[str]) -> None:
+    """The panel's title and, between it and the panel, what is missing from the panel."""
+    ax.set_title(title, pad=5 + _LOST_SIZE * 1.2 * len(lost))
+    if lost:
+        ax.annotate(
+            "\n".join(lost), (0.5, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points",
+            ha="center", va="bottom", fontsize=_LOST_SIZE, color="#b00020", linespacing=1.1,
+        )  # fmt: skip
+
+
+def _legend_handles(trace: Trace) -> list[Line2D]:
+    drawn = {one.method for one in trace.lines}
+    looks = [(method, style.look_of("cnn", method)) for method in METHODS if method in drawn]
+    handles = curves.handles((k, f"{k.name} (MAML)" if method == "maml" else k.name) for method, k in looks)
+    if any(one.published is not None for one in trace.lines):
+        handles.append(Line2D([], [], label=data.paper_label([trace.dataset]), **style.PAPER))
+    return handles
+
+
+def _draw_top(figure: Figure, title: str, handles: Sequence[Line2D]) -> None:
+    height = float(figure.get_figheight())
+    figure.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=10)
+    figure.legend(
+        handles=handles, loc="upper center", ncols=_LEGEND_COLUMNS, borderaxespad=0,
+        bbox_to_anchor=(0.5, 1 - 0.25 / height),
+    )  # fmt: skip
