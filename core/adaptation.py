@@ -42,6 +42,8 @@ class InnerLoop:
         lr_scope: what `lr` scales: "both" updates, of theta and of xi (the authors' released code), or that of "xi"
             only (equations 3 and 4 as printed: theta_{t+1} = theta_t - U(g_t)).
         adapted: names of the parameters that adapt; the others stay as they are. None: all of them.
+        num_classes: a model with fewer outputs does not fit the labels, and is refused; 0 where labels are no classes,
+            or are right by construction.
     """
 
     steps: int
@@ -49,6 +51,7 @@ class InnerLoop:
     first_order: bool = False
     lr_scope: LrScope = "both"
     adapted: tuple[str, ...] | None = None
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -144,8 +147,15 @@ def inner_loop(
     bound = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in theta.items()}
     state = State(0, bound, rule.bind(xi, len(x), theta))
 
+    def outputs_at(theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        outputs = batched_forward(model, theta, x, names)
+        if outputs.ndim == 3 and outputs.shape[-1] < loop.num_classes:
+            largest, num_outputs = loop.num_classes - 1, outputs.shape[-1]
+            raise UserError(f"a label is {largest}, but the model has {num_outputs} outputs, and the first is class 0")
+        return outputs
+
     def forward(x: Tensor) -> Tensor:
-        outputs = batched_forward(model, state.theta, x, names)
+        outputs = outputs_at(state.theta, x)
         for parameter in state.theta.values():
             parameter.take_record()  # the caller's uses are no part of the step
         return outputs
@@ -154,7 +164,7 @@ def inner_loop(
     last: LastUpdate | None = None
     for _ in range(loop.steps):
         points = state.theta if rule.is_gradient_descent else _points(state.theta, names, constant=constant)
-        outputs = batched_forward(model, points, x, names)
+        outputs = outputs_at(points, x)
         losses = task_losses(outputs, y, kind)
         records = {name: points[name].take_record() for name in names}
         yield state, forward, outputs.detach()
@@ -325,19 +335,26 @@ def checked_loop(
     rule: MetaOptimizer,
     theta: Tensors,
     xi: Tensors,
+    episodes: Episodes,
     steps: int,
     lr: float,
     first_order: bool,
     lr_scope: LrScope,
     adapted: tuple[str, ...] | list[str] | None,
 ) -> InnerLoop:
-    """The loop that these arguments describe, once they are seen to fit together."""
+    """The loop that these arguments describe, once they are seen to fit together.
+
+    Raises:
+        UserError: for names, shapes or labels that do not.
+    """
     check_tensors("theta", theta, {name: p.shape for name, p in model.named_parameters()}, "this model")
     rule.check(theta, xi)
     if adapted is not None and (unknown := sorted(set(adapted) - theta.keys())):
         raise unknown_name("parameter", unknown[0], theta)
     names = None if adapted is None else tuple(name for name in theta if name in set(adapted))
-    return InnerLoop(steps, lr, first_order, lr_scope, names)
+    # Labels are read here alone, once a call: on a GPU, reading them in every step would make each wait for the last,
+    # and a label beyond the outputs would end the process in an assertion of CUDA that names neither.
+    return InnerLoop(steps, lr, first_order, lr_scope, names, episodes.num_classes())
 
 
 def meta_gradient(
@@ -373,9 +390,9 @@ def meta_gradient(
         The mean query loss over tasks, and its gradients with respect to (theta, xi).
 
     Raises:
-        UserError: for names or shapes that do not fit together.
+        UserError: for names, shapes or labels that do not fit together.
     """
-    loop = checked_loop(model, rule, theta, xi, steps, lr, first_order, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, first_order, lr_scope, adapted)
     loss, g_theta, g_xi = replica_meta_gradient(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )
@@ -418,7 +435,7 @@ def adapt(
     adapted: tuple[str, ...] | list[str] | None = None,
 ) -> Adapted:
     """Adapt to each task from its support set; arguments and errors as in `meta_gradient`."""
-    loop = checked_loop(model, rule, theta, xi, steps, lr, True, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
     x, y = episodes.support_x, episodes.support_y
     losses = []
     walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)

@@ -110,7 +110,7 @@ def evaluate(
     """
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
-    loop = checked_loop(model, rule, theta, xi, steps, lr, True, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
     values = replica_evaluate(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )[0]

@@ -476,6 +476,13 @@ def test_a_task_that_diverges_is_reported_and_leaves_the_others_alone():
 # Mistakes: one sentence that names what is wrong.
 
 
+def relabelled(episodes: Episodes, label: int) -> Episodes:
+    """The episodes with one support label, the last, changed."""
+    support_y = episodes.support_y.clone()
+    support_y[-1, -1] = label
+    return Episodes(episodes.support_x, support_y, episodes.query_x, episodes.query_y)
+
+
 def mistakes(name: str) -> dict[str, tuple[dict, str]]:
     """What is changed in a good call of the "linear" problem with rule `name`, and what the message has to say."""
     _, _, theta, xi, episodes = prepare("linear", NaiveRule(name))
@@ -493,10 +500,14 @@ def mistakes(name: str) -> dict[str, tuple[dict, str]]:
         "lr_scope misspelt": ({"lr_scope": "theta"}, r"theta.*both.*xi"),
         "fewer than no steps": ({"steps": -1}, "steps"),
         "a model of 2 outputs for binary tasks": (
-            {"ep": Episodes(episodes.support_x, episodes.support_y.double(), episodes.query_x,
-                            episodes.query_y.double(), kind="binary")},
+            {"ep": Episodes(episodes.support_x, episodes.support_y.double().clamp(max=1), episodes.query_x,
+                            episodes.query_y.double().clamp(max=1), kind="binary")},
             "1 output",
         ),
+        "a label beyond the outputs": ({"ep": relabelled(episodes, 2)}, "a label is 2, but the model has 2 outputs"),
+        "the same, before any step": ({"ep": relabelled(episodes, 5), "steps": 0}, "a label is 5"),
+        # Cross-entropy leaves examples with this label out, and says nothing.
+        "a negative label": ({"ep": relabelled(episodes, -100)}, "a label is -100"),
     }  # fmt: skip
 
 
