@@ -327,7 +327,12 @@ def replica_slice(episodes: Episodes, num_replicas: int, start: int, stop: int) 
 
 def one_replica(tensors: Tensors) -> dict[str, Tensor]:
     """The tensors with a replica axis of 1."""
-    return {name: tensor.detach().unsqueeze(0) for name, tensor in tensors.items()}
+    return {name: differentiable(tensor).detach().unsqueeze(0) for name, tensor in tensors.items()}
+
+
+def differentiable(tensor: Tensor) -> Tensor:
+    """The tensor itself, but a copy of one that was made under `torch.inference_mode`, which can have no gradient."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def checked_loop(
@@ -357,6 +362,7 @@ def checked_loop(
     return InnerLoop(steps, lr, first_order, lr_scope, names, episodes.num_classes())
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def meta_gradient(
     model: nn.Module,
     rule: MetaOptimizer,
@@ -372,6 +378,8 @@ def meta_gradient(
     tasks_per_chunk: int | None = None,
 ) -> tuple[Tensor, tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """The query loss after adaptation (equation 1, any number of steps and any rule), and its gradient.
+
+    Works under `torch.no_grad` and `torch.inference_mode`, too, as `adapt` and `evaluate` do.
 
     Args:
         model: a module for one task, called on (examples, *example); its parameters are named as in `theta`.
@@ -393,6 +401,7 @@ def meta_gradient(
         UserError: for names, shapes or labels that do not fit together.
     """
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, first_order, lr_scope, adapted)
+    episodes = episodes.map(differentiable)
     loss, g_theta, g_xi = replica_meta_gradient(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )
@@ -422,6 +431,7 @@ class Adapted:
         }
 
 
+@torch.inference_mode(False)
 def adapt(
     model: nn.Module,
     rule: MetaOptimizer,
@@ -436,7 +446,7 @@ def adapt(
 ) -> Adapted:
     """Adapt to each task from its support set; arguments and errors as in `meta_gradient`."""
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
-    x, y = episodes.support_x, episodes.support_y
+    x, y = differentiable(episodes.support_x), differentiable(episodes.support_y)
     losses = []
     walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)
     for state, forward, outputs in walk:

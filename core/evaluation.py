@@ -6,7 +6,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import InnerLoop, LrScope, Walk, checked_loop, inner_loop, one_replica, replica_slice
+from core.adaptation import (
+    InnerLoop,
+    LrScope,
+    Walk,
+    checked_loop,
+    differentiable,
+    inner_loop,
+    one_replica,
+    replica_slice,
+)
 from core.errors import UserError
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
@@ -86,6 +95,7 @@ def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -
     return max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel() * growth))
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: nn.Module,
     rule: MetaOptimizer,
@@ -111,6 +121,7 @@ def evaluate(
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
+    episodes = episodes.map(differentiable)
     values = replica_evaluate(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )[0]

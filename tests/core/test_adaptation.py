@@ -410,6 +410,30 @@ def test_the_same_call_gives_the_same_bits_and_changes_no_argument():
     assert all(torch.equal(v, before[k]) and v.grad is None and v.requires_grad for k, v in (theta | xi).items())
 
 
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("made_inside", [False, True])
+@pytest.mark.parametrize("rule_name", ["sgd", "klin"])
+def test_the_callers_gradient_mode_does_not_matter(without_gradients, made_inside: bool, rule_name: str):
+    """Evaluation is often written under torch.no_grad, and adaptation is nothing but gradients."""
+    naive_rule, inner = NaiveRule(rule_name), {"steps": 2, "lr": 0.3}
+
+    def results(call: tuple) -> tuple[dict[str, Tensor], pd.DataFrame]:
+        loss, (g_theta, g_xi) = meta_gradient(*call, first_order=False, **inner)
+        out = adapt(*call, **inner)
+        parts = (g_theta, g_xi, out.params, out.xi)
+        named = {f"{i} {name}": tensor for i, part in enumerate(parts) for name, tensor in part.items()}
+        return named | {"loss": loss, "losses": out.losses}, evaluate(*call, **inner)
+
+    call = prepare("linear", naive_rule)
+    expected, table = results(call)
+    with without_gradients():
+        found, found_table = results(prepare("linear", naive_rule) if made_inside else call)
+        assert not torch.is_grad_enabled()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not any(tensor.requires_grad for tensor in found.values())
+    pd.testing.assert_frame_equal(found_table, table)
+
+
 def test_batch_norm_uses_each_task_s_own_batch():
     """A CNN of the library. A bias before batch norm cannot matter: both implementations must find rounding only."""
     torch.manual_seed(0)
