@@ -419,15 +419,15 @@ class Adapted:
 
     params: dict[str, Tensor]
     losses: Tensor
-    _xi: Bound
+    _xi: Sequence[Bound]  # of each chunk of tasks
 
     @property
     def xi(self) -> dict[str, Tensor]:
         """xi of each task, (T, *shape), as last used: xi_{steps-1}. Built on request, as it may be large."""
         return {
-            f"{name}.{part}": parameter.materialise().detach()
-            for name, parts in self._xi.items()
-            for part, parameter in parts.items()
+            f"{name}.{part}": _joined([chunk[name][part].materialise().detach() for chunk in self._xi])
+            for name, parts in self._xi[0].items()
+            for part in parts
         }
 
 
@@ -443,14 +443,30 @@ def adapt(
     lr: float,
     lr_scope: LrScope = "both",
     adapted: tuple[str, ...] | list[str] | None = None,
+    tasks_per_chunk: int | None = None,
 ) -> Adapted:
     """Adapt to each task from its support set; arguments and errors as in `meta_gradient`."""
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
-    x, y = differentiable(episodes.support_x), differentiable(episodes.support_y)
-    losses = []
-    walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)
-    for state, forward, outputs in walk:
-        with torch.no_grad():
-            losses.append(task_losses(forward(x) if state.step == steps else outputs, y, episodes.kind))
-    params = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
-    return Adapted(params, torch.stack(losses, dim=1), state.xi)
+    size = episodes.num_tasks if tasks_per_chunk is None else tasks_per_chunk
+    if size < 1:
+        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    kind = episodes.kind
+    chunk_params, chunk_losses, chunk_xi = [], [], []
+    for start in range(0, episodes.num_tasks, size):
+        part = episodes[start : start + size]
+        x, y = differentiable(part.support_x), differentiable(part.support_y)
+        losses = []
+        walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, kind, loop, create_graph=False)
+        for state, forward, outputs in walk:
+            with torch.no_grad():
+                losses.append(task_losses(forward(x) if state.step == steps else outputs, y, kind))
+        chunk_params.append({name: parameter.materialise().detach() for name, parameter in state.theta.items()})
+        chunk_losses.append(torch.stack(losses, dim=1))
+        chunk_xi.append(state.xi)
+    params = {name: _joined([chunk[name] for chunk in chunk_params]) for name in theta}
+    return Adapted(params, _joined(chunk_losses), chunk_xi)
+
+
+def _joined(chunks: Sequence[Tensor]) -> Tensor:
+    """Chunks of tasks as one tensor; a single chunk may be a view that all tasks share, and stays one."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core import adapt, evaluate, make_optimizer, meta_gradient
-from core.adaptation import InnerLoop, replica_meta_gradient
+from core.adaptation import InnerLoop, inner_loop, replica_meta_gradient
 from core.errors import UserError
 from core.models.conv import CNN
 from core.models.linear import LR, LinNet
@@ -551,7 +551,24 @@ def test_a_mistake_is_told_in_one_sentence(function, mistake: tuple[str, str]):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("function", [meta_gradient, evaluate])
+@pytest.mark.parametrize("naive_rule", [RULES["sgd"], RULES["klin"]], ids=str)
+def test_adapting_a_chunk_at_a_time_changes_nothing(naive_rule: NaiveRule, monkeypatch):
+    model, rule, theta, xi, episodes = prepare("wide", naive_rule, num_tasks=5)
+    whole = adapt(model, rule, theta, xi, episodes, steps=2, lr=0.3)
+    sizes = []
+    monkeypatch.setattr(
+        "core.adaptation.inner_loop",
+        lambda *call, **options: sizes.append(len(call[4])) or inner_loop(*call, **options),
+    )
+    parts = adapt(model, rule, theta, xi, episodes, steps=2, lr=0.3, tasks_per_chunk=2)
+    assert sizes == [2, 2, 1]
+    assert parts.losses.shape == (5, 3)
+    torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-12, atol=0)
+    naive.assert_close(parts.params | parts.xi, whole.params | whole.xi, 1e-12)
+    assert list(parts.params) == list(whole.params)
+
+
+@pytest.mark.parametrize("function", [meta_gradient, adapt, evaluate])
 def test_a_chunk_holds_at_least_one_task(function):
     model, rule, theta, xi, episodes = prepare("linear", RULES["sgd"])
     order = {"first_order": False} if function is meta_gradient else {}
