@@ -48,7 +48,13 @@ class Run:
             after adaptation (means over `num_tasks` tasks).
         status: "ok", or "diverged at iteration <i>": the meta-loss of iteration i, counted from 0, was not finite;
             theta and xi are those that gave it.
-        info: device, versions, date, wall time in seconds, data set fingerprint.
+        info: where it comes from, as in run.json; runs of older versions have fewer entries. Device, threads, packages,
+            `code_version`, `compile` and `tasks_per_chunk` (None: all at once) are those of the process that finished
+            it. `wall_seconds` is time by the clock in the `iterations_done` iterations: meta-gradients, their
+            compilation included, and outer steps. Neither drawing tasks nor measuring the curve nor saving is in it,
+            nor iterations that were lost when a process was killed. It is the time of all runs that were trained as
+            one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
+            not waited for.
         path: its folder, None if it was not saved.
     """
 

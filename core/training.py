@@ -46,6 +46,7 @@ from core.runs import (
 from core.tasks import TaskSource, make_tasks
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import SPLITS, Episodes, concatenate
+from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -97,7 +98,8 @@ class Group:
         self.optimizer = self._make_optimizer()
         self.iteration = 0
         self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
-        self.seconds = 0.0
+        self.seconds = 0.0  # in `step`, by the clock
+        self.code_version = code_version()
         self.finished: list[Run] = []
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
 
@@ -197,6 +199,9 @@ class Group:
         curve = pd.DataFrame(self.curves[i], columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
         info = {
             **environment(self.device),
+            "code_version": self.code_version,
+            "compile": self.compile,
+            "tasks_per_chunk": self.tasks_per_chunk,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(self.seconds, 3),
             "trained_together": len(self.configs),

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from core import load_run, meta_train, meta_train_many
+from core.adaptation import replica_meta_gradient
 from core.errors import UserError
+from core.evaluation import replica_evaluate
 from core.training import Group, Interrupted
+from core.version import code_version
 from tests import naive
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -96,6 +99,34 @@ def test_a_finished_run_is_loaded_not_repeated(tiny_config, tmp_path):
     assert_same_run(first, second)
     assert (first.path / "weights.safetensors").stat().st_mtime_ns == written
     assert not (first.path / "state.safetensors").exists()
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_saved_run_says_how_it_was_trained(tiny_config, tmp_path, chunk):
+    run = meta_train(tiny_config(iterations=1), results=tmp_path, tasks_per_chunk=chunk, **QUIET)
+    info = load_run(run.path).info
+    assert info["code_version"] == code_version()
+    assert (info["compile"], info["tasks_per_chunk"]) == (False, chunk)
+
+
+def test_wall_seconds_are_those_of_the_iterations(tiny_config, monkeypatch):
+    """Meta-gradients take 2 seconds here, measuring 100, drawing tasks and saving no time that is counted."""
+    now = 0.0
+
+    def taking(seconds, function):
+        def timed(*call, **options):
+            nonlocal now
+            now += seconds
+            return function(*call, **options)
+
+        return timed
+
+    monkeypatch.setattr("core.training.time.perf_counter", lambda: now)
+    monkeypatch.setattr("core.training.replica_meta_gradient", taking(2, replica_meta_gradient))
+    monkeypatch.setattr("core.training.replica_evaluate", taking(100, replica_evaluate))
+    runs = meta_train_many([tiny_config(iterations=5, seed=seed) for seed in (0, 1)], results=None, **QUIET)
+    assert [run.info["wall_seconds"] for run in runs] == [10, 10]  # of both together, not each one's half
+    assert [run.info["trained_together"] for run in runs] == [2, 2]
 
 
 def interrupt_after(monkeypatch, count):
