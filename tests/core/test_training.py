@@ -12,7 +12,8 @@ from core import load_run, meta_train, meta_train_many
 from core.adaptation import replica_meta_gradient
 from core.errors import UserError
 from core.evaluation import replica_evaluate
-from core.training import Group, Interrupted
+from core.runs import load_tensors, save_tensors
+from core.training import OPTIMIZER_STATE, Group, Interrupted
 from core.version import code_version
 from tests import naive
 
@@ -158,6 +159,61 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypat
     for resumed, expected in zip(meta_train_many(configs, results=tmp_path, **QUIET), whole, strict=True):
         assert_same_run(resumed, expected)
         assert_same_run(load_run(resumed.path), expected)
+
+
+def without(*names):
+    """Leaves tensors or metadata of these names out of a saved state."""
+
+    def damage(path):
+        tensors, metadata = load_tensors(path)
+        metadata["optimizer"] = {k: v for k, v in metadata["optimizer"].items() if k not in names}
+        save_tensors(
+            path,
+            {k: v for k, v in tensors.items() if k not in names},
+            {k: v for k, v in metadata.items() if k not in names},
+        )
+
+    return damage
+
+
+def widened(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {**tensors, "theta.fc.weight": torch.ones(1, 1)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without("iteration"), "state.safetensors lacks iteration; delete it to start again"),
+        (without("seconds", "curve"), "state.safetensors lacks curve, seconds; delete it"),
+        (without("optimizer"), "state.safetensors lacks optimizer, step; delete it"),
+        (without("step"), "state.safetensors lacks step; delete it"),
+        (without("xi.fc.weight.L"), r"state.safetensors: state lacks xi.fc.weight.L, which this run needs"),
+        (without("optimizer.exp_avg.xi.fc.weight.L"), r"lacks optimizer.exp_avg.xi.fc.weight.L, which this run needs"),
+        (widened, r"state\['theta.fc.weight'\] has shape \(1, 1\), but this run needs \(1, 100\)"),
+    ],
+)
+def test_an_incomplete_state_is_told_in_one_sentence(tiny_config, tmp_path, monkeypatch, damage, message):
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        meta_train(tiny_config(), results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    damage(tmp_path / "runs" / tiny_config().id / "state.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        meta_train(tiny_config(), results=tmp_path, **QUIET)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "runs" / tiny_config().id / "state.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("meta_optimizer", sorted(OPTIMIZER_STATE))
+@pytest.mark.parametrize("steps", [1, 3])
+def test_every_optimizer_resumes(tiny_config, tmp_path, monkeypatch, meta_optimizer, steps):
+    config = tiny_config(meta_optimizer=meta_optimizer)
+    interrupt_after(monkeypatch, steps)
+    with pytest.raises(Interrupted):
+        meta_train(config, results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    assert_same_run(meta_train(config, results=tmp_path, **QUIET), meta_train(config, results=None, **QUIET))
 
 
 def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
