@@ -56,6 +56,7 @@ class Run:
             one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
             not waited for.
         path: its folder, None if it was not saved.
+        root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
     """
 
     config: TrainConfig
@@ -65,6 +66,7 @@ class Run:
     status: str
     info: dict[str, Any]
     path: Path | None = None
+    root: str | Path | None = None
 
     @property
     def id(self) -> str:
@@ -99,13 +101,17 @@ class Run:
 
         Args:
             seed: seed of the tasks; by default the run's own.
-            root: folder of the data set's files, see `make_tasks`.
+            root: folder of the data set's files; by default the run's own, see `make_tasks`.
             changes: options that differ from the run's, such as `same_points=False`.
         """
         device = next(iter(self.theta.values())).device
         options = {**self.config.task_options(), **changes}
         return make_tasks(
-            self.config.dataset, seed=self.config.seed if seed is None else seed, root=root, device=device, **options
+            self.config.dataset,
+            seed=self.config.seed if seed is None else seed,
+            root=self.root if root is None else root,
+            device=device,
+            **options,
         )
 
     def evaluate(self, episodes: Episodes, **changes: Any) -> pd.DataFrame:
@@ -195,12 +201,13 @@ def is_finished(folder: Path) -> bool:
     return (folder / "run.json").exists()
 
 
-def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
+def load_run(path: str | Path, *, device: str | torch.device = "cpu", root: str | Path | None = None) -> Run:
     """A saved run, ready to adapt.
 
     Args:
         path: its folder, such as results/runs/<id>.
         device: where its tensors go.
+        root: folder of the data set's files, needed for its tasks only.
 
     Raises:
         UserError: if there is no finished run there, or a file is damaged.
@@ -229,7 +236,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
         TaskShape(tuple(info["example_shape"]), int(info["num_outputs"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
-    run = Run(config, parts["theta"], parts["xi"], curve, status, info, folder)
+    run = Run(config, parts["theta"], parts["xi"], curve, status, info, folder, root)
     expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
     run.rule.check(run.theta, run.xi)

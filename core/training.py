@@ -382,6 +382,8 @@ def meta_train_many(
                         write_config(config, base / "runs" / config.id)
             _train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
             done |= {run.id: run for group in groups for run in group.finished}
+    for run in done.values():
+        run.root = root
     return [done[config.id] for config in configs]
 
 

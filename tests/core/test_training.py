@@ -13,6 +13,8 @@ from core.adaptation import replica_meta_gradient
 from core.errors import UserError
 from core.evaluation import replica_evaluate
 from core.runs import load_tensors, save_tensors
+from core.tasks import DATASETS
+from core.tasks.synthetic import SyntheticTasks
 from core.training import OPTIMIZER_STATE, Group, Interrupted
 from core.version import code_version
 from tests import naive
@@ -128,6 +130,23 @@ def test_wall_seconds_are_those_of_the_iterations(tiny_config, monkeypatch):
     runs = meta_train_many([tiny_config(iterations=5, seed=seed) for seed in (0, 1)], results=None, **QUIET)
     assert [run.info["wall_seconds"] for run in runs] == [10, 10]  # of both together, not each one's half
     assert [run.info["trained_together"] for run in runs] == [2, 2]
+
+
+def test_a_run_looks_for_its_tasks_where_it_was_trained_on_them(tiny_config, tmp_path, monkeypatch):
+    roots = []
+
+    def with_files(*, root=None, points, seed, device):
+        roots.append(root)
+        return SyntheticTasks(points=points, seed=seed, device=device)
+
+    monkeypatch.setitem(DATASETS, "synthetic", with_files)
+    for _ in ("trained", "loaded, as it is finished"):
+        run = meta_train(tiny_config(iterations=1), results=tmp_path, root="data", **QUIET)
+        run.tasks()
+    load_run(run.path, root="other").tasks()
+    load_run(run.path, root="other").tasks(root="third")
+    assert roots == ["data", "data", "data", "other", "third"]
+    assert "data" not in (run.path / "run.json").read_text().replace("dataset", ""), "a folder of this machine's"
 
 
 def interrupt_after(monkeypatch, count):
