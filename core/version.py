@@ -20,7 +20,7 @@ def code_version() -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
-        # An installed copy may lie inside some other repository, whose commit says nothing of this code.
+        # Not in a folder further up: that is somebody else's repository, which this code was installed into.
         if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
             return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "core") else "")
     except (OSError, subprocess.SubprocessError):

@@ -511,11 +511,10 @@ def missing_cnns(experiment: str, results: str | Path, study: str) -> str:
     )
 
 
-def missing_runs(dataset: str | None, results: str | Path, study: str) -> str:
+def missing_runs(dataset: str, results: str | Path, study: str) -> str:
     """What makes the runs and the tables that are missing."""
-    name = "synthetic" if dataset == "synthetic" else dataset or "glyphs"
     return (
-        f"make them with: python -m core experiment {name}_linear --results {results}, "
+        f"make them with: python -m core experiment {dataset}_linear --results {results}, "
         f"then: python -m analysis {study} --results {results}"
     )
 
