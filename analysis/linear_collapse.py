@@ -114,6 +114,9 @@ def update_map(params: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
     Returns:
         For each layer, first to last, (outputs, outputs) and (inputs, inputs), or (inputs + 1, inputs + 1).
+
+    Raises:
+        StudyError: if they are not the parameters of a linear network.
     """
     below, above = _products(layers_of(params), any(name.endswith("bias") for name in params))
     return [(a @ a.mT, b.mT @ b) for a, b in zip(above, below[:-1], strict=True)]
@@ -136,6 +139,9 @@ def update_spectrum(params: Mapping[str, Tensor]) -> Tensor:
     P is not built whole. Every B_i but the first ends in W_1, so outside the row space of W_1, of dimension r, only
     the first term of P acts, as A_1 A_1^T in each direction. What remains is a matrix of outputs * r: for a network
     784-256-128-64-64-5 one of 1,280 in place of 3,920.
+
+    Raises:
+        StudyError: if they are not the parameters of a linear network.
     """
     terms = update_map(params)
     layers = layers_of(params)
@@ -186,7 +192,8 @@ def linear_collapse(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
         than the tolerance, the rows of that task have a status that says so.
 
     Raises:
-        StudyError: for a run of another model or method.
+        StudyError: for a run of another model or method, or more test tasks than there are.
+        UserError: for a data set whose files are not found.
     """
     if not suits(run.config):
         raise StudyError(

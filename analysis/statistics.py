@@ -197,7 +197,10 @@ def paired_task_interval(
 ) -> Interval:
     """Interval of the difference `a - b` of two groups of runs that met the same tasks. Claims: *new tasks*.
 
-    Arguments and errors as `task_interval` and `paired_interval`.
+    Arguments as `task_interval`.
+
+    Raises:
+        StudyError: as `task_interval` and `paired_interval`.
     """
     return paired_interval(
         _per_task(a, value, task), _per_task(b, value, task), level, seed, over="tasks", num_resamples=num_resamples

@@ -268,7 +268,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance of the table at `path`; errors as in `read_table`."""
+    """The provenance of the table at `path`.
+
+    Raises:
+        StudyError: if the file is missing, damaged, no table of ours, or of another version.
+    """
     return _read_arrow(Path(path))[1]
 
 

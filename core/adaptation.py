@@ -48,7 +48,7 @@ class InnerLoop:
 
     steps: int
     lr: float
-    first_order: bool = False
+    first_order: bool
     lr_scope: LrScope = "both"
     adapted: tuple[str, ...] | None = None
     num_classes: int = 0
@@ -138,6 +138,9 @@ def inner_loop(
     Yields:
         The state; the model at that state, a function of examples (N, q, *example); and its outputs (N, n, ...) on x,
         an empty tensor at theta_steps, where no step needs them. They hold until the next item is asked for.
+
+    Raises:
+        UserError: if the model's outputs do not fit the labels.
     """
     names = tuple(theta) if loop.adapted is None else loop.adapted
     if not create_graph:
@@ -281,6 +284,9 @@ def replica_meta_gradient(
 
     Returns:
         Query losses (S,), means over T tasks, and their gradients (S, *shape) with respect to theta and xi.
+
+    Raises:
+        UserError: for fewer than one task a chunk, or if the model's outputs do not fit the labels.
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
@@ -398,7 +404,7 @@ def meta_gradient(
         The mean query loss over tasks, and its gradients with respect to (theta, xi).
 
     Raises:
-        UserError: for names, shapes or labels that do not fit together.
+        UserError: for names, shapes or labels that do not fit together, or a setting out of range.
     """
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, first_order, lr_scope, adapted)
     episodes = episodes.map(differentiable)
@@ -445,7 +451,11 @@ def adapt(
     adapted: tuple[str, ...] | list[str] | None = None,
     tasks_per_chunk: int | None = None,
 ) -> Adapted:
-    """Adapt to each task from its support set; arguments and errors as in `meta_gradient`."""
+    """Adapt to each task from its support set; arguments as in `meta_gradient`.
+
+    Raises:
+        UserError: as `meta_gradient`.
+    """
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
     size = episodes.num_tasks if tasks_per_chunk is None else tasks_per_chunk
     if size < 1:

@@ -54,6 +54,9 @@ def replica_evaluate(
     Returns:
         (S, T, K, 2 sets, 2 measures): sets are support and query, measures are loss and accuracy; K is steps + 1, or
         1 with `query_only_at_end` (support numbers are then NaN).
+
+    Raises:
+        UserError: if the model's outputs do not fit the labels.
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
@@ -109,7 +112,7 @@ def evaluate(
     adapted: tuple[str, ...] | list[str] | None = None,
     tasks_per_chunk: int | None = None,
 ) -> pd.DataFrame:
-    """Adapt to each task and measure at theta_0 ... theta_steps; arguments and errors as in `meta_gradient`.
+    """Adapt to each task and measure at theta_0 ... theta_steps; arguments as in `meta_gradient`.
 
     Returns:
         A table with one row per task, step and set, sorted so:
@@ -117,6 +120,9 @@ def evaluate(
         `split` (str) "support" or "query"; `loss` (float64) mean over the set's examples, nats for classification;
         `accuracy` (float64) fraction of the set's examples, NaN for regression and where an output is not finite.
         A loss that is not finite means that the task diverged: such a row is not an accuracy at chance.
+
+    Raises:
+        UserError: as `meta_gradient`.
     """
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")

@@ -103,6 +103,9 @@ class Run:
             seed: seed of the tasks; by default the run's own.
             root: folder of the data set's files; by default the run's own, see `make_tasks`.
             changes: options that differ from the run's, such as `same_points=False`.
+
+        Raises:
+            UserError: for an option that the data set does not have, or files that are not found.
         """
         device = next(iter(self.theta.values())).device
         options = {**self.config.task_options(), **changes}
@@ -115,7 +118,11 @@ class Run:
         )
 
     def evaluate(self, episodes: Episodes, **changes: Any) -> pd.DataFrame:
-        """`core.evaluate` on this run, adapted as in training but for `changes` (steps, lr, lr_scope, adapted)."""
+        """`core.evaluate` on this run, adapted as in training but for `changes` (steps, lr, lr_scope, adapted).
+
+        Raises:
+            UserError: as `evaluate`.
+        """
         config = self.config
         options = {"steps": config.steps, "lr": config.adapt_lr, "lr_scope": config.lr_scope, **changes}
         return evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
@@ -132,7 +139,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata as one safetensors file, whole or not at all."""
+    """Write tensors and JSON metadata as one safetensors file, whole or not at all.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = {"adaptlens": json.dumps(metadata, sort_keys=True)}
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=text))
@@ -155,7 +166,11 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
 
 
 def save_run(run: Run, results: Path) -> Path:
-    """Write a finished run under `results`/runs, `run.json` last; returns its folder."""
+    """Write a finished run under `results`/runs, `run.json` last; returns its folder.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
     folder = results / "runs" / run.id
     write_config(run.config, folder)
     tensors = {f"theta.{n}": t for n, t in run.theta.items()} | {f"xi.{n}": t for n, t in run.xi.items()}
@@ -167,7 +182,11 @@ def save_run(run: Run, results: Path) -> Path:
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:
-    """Write config.json into the run's folder."""
+    """Write config.json into the run's folder.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     write_json(folder / "config.json", {"format": FORMAT, "id": config.id, "config": asdict(config)})
 
 

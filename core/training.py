@@ -238,7 +238,11 @@ class Group:
         self.configs = []
 
     def save_state(self) -> None:
-        """Save everything needed to go on, one file a run, each whole or not at all."""
+        """Save everything needed to go on, one file a run, each whole or not at all.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
         if self.results is None:
             return
         for i, config in enumerate(self.configs):
@@ -304,7 +308,12 @@ def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dic
 
 
 def meta_train(config: TrainConfig, **options: Any) -> Run:
-    """Meta-train one run; `options` as in `meta_train_many`."""
+    """Meta-train one run; `options` as in `meta_train_many`.
+
+    Raises:
+        UserError: as `meta_train_many`.
+        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+    """
     return meta_train_many([config], **options)[0]
 
 

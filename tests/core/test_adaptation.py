@@ -583,3 +583,12 @@ def test_steps_and_learning_rate_have_no_default(function):
     for given in ({"steps": 1}, {"lr": 0.1}):
         with pytest.raises(TypeError, match="missing"):
             function(model, rule, theta, xi, episodes, **given)
+
+
+def test_first_or_second_order_has_no_default():
+    """It does, too."""
+    model, rule, theta, xi, episodes = prepare("linear", RULES["sgd"])
+    with pytest.raises(TypeError, match="first_order"):
+        meta_gradient(model, rule, theta, xi, episodes, steps=1, lr=0.1)
+    with pytest.raises(TypeError, match="first_order"):
+        InnerLoop(1, 0.1)
