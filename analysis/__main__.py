@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="seed of the test tasks, equal for all runs, which pairs them (default 0)"
     )
     parser.add_argument("--force", action="store_true", help="measure again, and replace tables")
+    parser.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
     parser.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -77,7 +78,7 @@ def _load(options: argparse.Namespace) -> list[Run]:
         folders = [Path(path) for path in listed[listed["status"].str.startswith(("ok", "diverged"))]["path"]]
         if not folders:
             raise StudyError(f"there is no finished run in {options.results / 'runs'}; train one with: python -m core")
-    return [load_run(folder, device=device) for folder in folders]
+    return [load_run(folder, device=device, root=options.data_dir) for folder in folders]
 
 
 def _jobs(name: str, runs: list[Run], options: argparse.Namespace) -> list[Run]:

@@ -22,7 +22,8 @@ def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame
         everywhere for a run that diverged, the status is "diverged" and loss and accuracy are NaN.
 
     Raises:
-        StudyError, UserError: for more test tasks than there are, or a data set whose files are not found.
+        StudyError: for more test tasks than there are.
+        UserError: for a data set whose files are not found.
     """
     table = run.evaluate(draw_test_tasks(run.tasks(seed=seed), num_tasks))
     table = table.assign(

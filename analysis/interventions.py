@@ -107,7 +107,11 @@ class Noise:
     is_random = True
 
     def targets(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The parameters that the patterns name."""
+        """The parameters that the patterns name.
+
+        Raises:
+            UserError: for a pattern that names none of `names`.
+        """
         return select(names, self.patterns)
 
     def __call__(self, parameters: Tensors, streams: Sequence[torch.Generator]) -> dict[str, Tensor]:
@@ -131,12 +135,20 @@ def layer_scale(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def freeze(*layers: str) -> Intervention:
-    """These do not adapt; all others do."""
+    """These do not adapt; all others do.
+
+    Raises:
+        StudyError: for no layer.
+    """
     return Intervention(freeze=(_some(layers),))
 
 
 def adapt_only(*layers: str) -> Intervention:
-    """These adapt; no other does."""
+    """These adapt; no other does.
+
+    Raises:
+        StudyError: for no layer.
+    """
     return Intervention(only=(_some(layers),))
 
 

@@ -21,7 +21,8 @@ def layer_roles(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool
         The table `layer_roles` of `analysis.store.SCHEMAS`.
 
     Raises:
-        StudyError, UserError: for more test tasks than there are, or a data set whose files are not found.
+        StudyError: for more test tasks than there are.
+        UserError: for a data set whose files are not found.
     """
     layers = list(layers_of(run.theta))
     roles: dict[str, tuple[str, str, Intervention | None]] = {"none": ("none", "", None)}

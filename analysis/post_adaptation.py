@@ -24,7 +24,8 @@ def post_adaptation(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
         "diverged" and loss and accuracy are NaN.
 
     Raises:
-        StudyError, UserError: for more test tasks than there are, or a data set whose files are not found.
+        StudyError: for more test tasks than there are.
+        UserError: for a data set whose files are not found.
     """
     synthetic = run.config.dataset == "synthetic"
     parts = []

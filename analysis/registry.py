@@ -117,13 +117,21 @@ def study_named(name: str) -> Study:
 
 
 def table_id(study: str, run: Run, *, seed: int = 0) -> str:
-    """The name of a run's table: the run's id, but where the table depends on the tasks alone."""
+    """The name of a run's table: the run's id, but where the table depends on the tasks alone.
+
+    Raises:
+        StudyError: for an unknown study.
+    """
     of_tasks = study_named(study).of_tasks
     return run.id if of_tasks is None else of_tasks(run, seed)
 
 
 def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
-    """What, together with the code, decides the numbers of a table."""
+    """What, together with the code, decides the numbers of a table.
+
+    Raises:
+        StudyError: for an unknown study.
+    """
     settings: dict[str, Any] = {}
     if study_named(study).meets_tasks:
         settings |= {"num_tasks": num_tasks, "seed": seed}
@@ -180,7 +188,8 @@ def carry_out(
         The table's path.
 
     Raises:
-        StudyError, UserError: for a run that does not suit the study, or what the study refuses.
+        StudyError: for a run that does not suit the study, or what the study refuses.
+        UserError: for a data set whose files are not found.
     """
     chosen = study_named(study)
     if not chosen.suits(run.config):

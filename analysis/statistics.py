@@ -26,7 +26,7 @@ from analysis.errors import StudyError
 NUM_RESAMPLES = 9_999
 _BATCH_NUMBERS = 2**22  # numbers resampled at once: 32 MiB
 
-KINDS = {"bca": "BCa bootstrap", "percentile": "percentile bootstrap", "none": "no"}
+KINDS = {"bca": "BCa bootstrap", "percentile": "percentile bootstrap"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,6 @@ class Interval:
     n: int
     over: str = "values"
 
-    @property
-    def label(self) -> str:
-        """The interval's name for a legend, such as "95 % BCa bootstrap interval over 100 tasks"."""
-        level = "" if self.kind == "none" else f"{100 * self.level:g} % "
-        return f"{level}{KINDS[self.kind]} interval over {self.n} {self.over}"
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -76,11 +70,6 @@ class Spread:
     high: float
     n: int
 
-    @property
-    def label(self) -> str:
-        """The spread's name for a legend."""
-        return f"standard deviation over {self.n} seeds" if self.n > 1 else "one seed"
-
 
 def interval(
     values: ArrayLike, level: float = 0.95, seed: int = 0, *, over: str = "values", num_resamples: int = NUM_RESAMPLES
@@ -94,7 +83,7 @@ def interval(
         values: (n,) finite numbers.
         level: confidence level, between 0 and 1.
         seed: seed of the resampling; the same seed gives the same interval.
-        over: what one value is, for the label.
+        over: what one value is, for the interval's name.
         num_resamples: resamples.
 
     Returns:
@@ -155,7 +144,7 @@ def paired_interval(
         b: the values to subtract, with the same keys in any order.
         level: confidence level.
         seed: seed of the resampling.
-        over: what one pair is, for the label.
+        over: what one pair is, for the interval's name.
         num_resamples: resamples.
 
     Raises:
@@ -208,7 +197,10 @@ def paired_task_interval(
 ) -> Interval:
     """Interval of the difference `a - b` of two groups of runs that met the same tasks. Claims: *new tasks*.
 
-    Arguments and errors as `task_interval` and `paired_interval`.
+    Arguments as `task_interval`.
+
+    Raises:
+        StudyError: as `task_interval` and `paired_interval`.
     """
     return paired_interval(
         _per_task(a, value, task), _per_task(b, value, task), level, seed, over="tasks", num_resamples=num_resamples

@@ -268,7 +268,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance of the table at `path`; errors as in `read_table`."""
+    """The provenance of the table at `path`.
+
+    Raises:
+        StudyError: if the file is missing, damaged, no table of ours, or of another version.
+    """
     return _read_arrow(Path(path))[1]
 
 
@@ -364,7 +368,7 @@ def code_version() -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
-        # An installed copy may lie inside some other repository, whose commit says nothing of this code.
+        # Not in a folder further up: that is somebody else's repository, which this code was installed into.
         if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
             commit = git("rev-parse", "HEAD")
             return commit + ("-dirty" if git("status", "--porcelain", "--", "core", "analysis") else "")

@@ -42,13 +42,16 @@ class InnerLoop:
         lr_scope: what `lr` scales: "both" updates, of theta and of xi (the authors' released code), or that of "xi"
             only (equations 3 and 4 as printed: theta_{t+1} = theta_t - U(g_t)).
         adapted: names of the parameters that adapt; the others stay as they are. None: all of them.
+        num_classes: a model with fewer outputs does not fit the labels, and is refused; 0 where labels are no classes,
+            or are right by construction.
     """
 
     steps: int
     lr: float
-    first_order: bool = False
+    first_order: bool
     lr_scope: LrScope = "both"
     adapted: tuple[str, ...] | None = None
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -134,6 +137,9 @@ def inner_loop(
     Yields:
         The state; the model at that state, a function of examples (N, q, *example); and its outputs (N, n, ...) on x,
         an empty tensor at theta_steps, where no step needs them. They hold until the next item is asked for.
+
+    Raises:
+        UserError: if the model's outputs do not fit the labels.
     """
     names = tuple(theta) if loop.adapted is None else loop.adapted
     if not create_graph:
@@ -143,8 +149,15 @@ def inner_loop(
     bound = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in theta.items()}
     state = State(0, bound, rule.bind(xi, len(x), theta))
 
+    def outputs_at(theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        outputs = batched_forward(model, theta, x, names)
+        if outputs.ndim == 3 and outputs.shape[-1] < loop.num_classes:
+            largest, num_outputs = loop.num_classes - 1, outputs.shape[-1]
+            raise UserError(f"a label is {largest}, but the model has {num_outputs} outputs, and the first is class 0")
+        return outputs
+
     def forward(x: Tensor) -> Tensor:
-        outputs = batched_forward(model, state.theta, x, names)
+        outputs = outputs_at(state.theta, x)
         for parameter in state.theta.values():
             parameter.take_record()  # the caller's uses are no part of the step
         return outputs
@@ -153,7 +166,7 @@ def inner_loop(
     last: LastUpdate | None = None
     for _ in range(loop.steps):
         points = state.theta if rule.is_gradient_descent else _points(state.theta, names, constant=constant)
-        outputs = batched_forward(model, points, x, names)
+        outputs = outputs_at(points, x)
         losses = task_losses(outputs, y, kind)
         records = {name: points[name].take_record() for name in names}
         yield state, forward, outputs.detach()
@@ -270,6 +283,9 @@ def replica_meta_gradient(
 
     Returns:
         Query losses (S,), means over T tasks, and their gradients (S, *shape) with respect to theta and xi.
+
+    Raises:
+        UserError: for fewer than one task a chunk, or if the model's outputs do not fit the labels.
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
@@ -316,7 +332,12 @@ def replica_slice(episodes: Episodes, num_replicas: int, start: int, stop: int) 
 
 def one_replica(tensors: Tensors) -> dict[str, Tensor]:
     """The tensors with a replica axis of 1."""
-    return {name: tensor.detach().unsqueeze(0) for name, tensor in tensors.items()}
+    return {name: differentiable(tensor).detach().unsqueeze(0) for name, tensor in tensors.items()}
+
+
+def differentiable(tensor: Tensor) -> Tensor:
+    """The tensor itself, but a copy of one that was made under `torch.inference_mode`, which can have no gradient."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def checked_loop(
@@ -324,21 +345,29 @@ def checked_loop(
     rule: MetaOptimizer,
     theta: Tensors,
     xi: Tensors,
+    episodes: Episodes,
     steps: int,
     lr: float,
     first_order: bool,
     lr_scope: LrScope,
     adapted: tuple[str, ...] | list[str] | None,
 ) -> InnerLoop:
-    """The loop that these arguments describe, once they are seen to fit together."""
+    """The loop that these arguments describe, once they are seen to fit together.
+
+    Raises:
+        UserError: for names, shapes or labels that do not.
+    """
     check_tensors("theta", theta, {name: p.shape for name, p in model.named_parameters()}, "this model")
     rule.check(theta, xi)
     if adapted is not None and (unknown := sorted(set(adapted) - theta.keys())):
         raise unknown_name("parameter", unknown[0], theta)
     names = None if adapted is None else tuple(name for name in theta if name in set(adapted))
-    return InnerLoop(steps, lr, first_order, lr_scope, names)
+    # Labels are read here alone, once a call: on a GPU, reading them in every step would make each wait for the last,
+    # and a label beyond the outputs would end the process in an assertion of CUDA that names neither.
+    return InnerLoop(steps, lr, first_order, lr_scope, names, episodes.num_classes())
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def meta_gradient(
     model: nn.Module,
     rule: MetaOptimizer,
@@ -354,6 +383,8 @@ def meta_gradient(
     tasks_per_chunk: int | None = None,
 ) -> tuple[Tensor, tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """The query loss after adaptation (equation 1, any number of steps and any rule), and its gradient.
+
+    Works under `torch.no_grad` and `torch.inference_mode`, too, as `adapt` and `evaluate` do.
 
     Args:
         model: a module for one task, called on (examples, *example); its parameters are named as in `theta`.
@@ -372,9 +403,10 @@ def meta_gradient(
         The mean query loss over tasks, and its gradients with respect to (theta, xi).
 
     Raises:
-        UserError: for names or shapes that do not fit together.
+        UserError: for names, shapes or labels that do not fit together, or a setting out of range.
     """
-    loop = checked_loop(model, rule, theta, xi, steps, lr, first_order, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, first_order, lr_scope, adapted)
+    episodes = episodes.map(differentiable)
     loss, g_theta, g_xi = replica_meta_gradient(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )
@@ -392,18 +424,19 @@ class Adapted:
 
     params: dict[str, Tensor]
     losses: Tensor
-    _xi: Bound
+    _xi: Sequence[Bound]  # of each chunk of tasks
 
     @property
     def xi(self) -> dict[str, Tensor]:
         """xi of each task, (T, *shape), as last used: xi_{steps-1}. Built on request, as it may be large."""
         return {
-            f"{name}.{part}": parameter.materialise().detach()
-            for name, parts in self._xi.items()
-            for part, parameter in parts.items()
+            f"{name}.{part}": _joined([chunk[name][part].materialise().detach() for chunk in self._xi])
+            for name, parts in self._xi[0].items()
+            for part in parts
         }
 
 
+@torch.inference_mode(False)
 def adapt(
     model: nn.Module,
     rule: MetaOptimizer,
@@ -415,14 +448,34 @@ def adapt(
     lr: float,
     lr_scope: LrScope = "both",
     adapted: tuple[str, ...] | list[str] | None = None,
+    tasks_per_chunk: int | None = None,
 ) -> Adapted:
-    """Adapt to each task from its support set; arguments and errors as in `meta_gradient`."""
-    loop = checked_loop(model, rule, theta, xi, steps, lr, True, lr_scope, adapted)
-    x, y = episodes.support_x, episodes.support_y
-    losses = []
-    walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, episodes.kind, loop, create_graph=False)
-    for state, forward, outputs in walk:
-        with torch.no_grad():
-            losses.append(task_losses(forward(x) if state.step == steps else outputs, y, episodes.kind))
-    params = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
-    return Adapted(params, torch.stack(losses, dim=1), state.xi)
+    """Adapt to each task from its support set; arguments as in `meta_gradient`.
+
+    Raises:
+        UserError: as `meta_gradient`.
+    """
+    loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
+    size = episodes.num_tasks if tasks_per_chunk is None else tasks_per_chunk
+    if size < 1:
+        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    kind = episodes.kind
+    chunk_params, chunk_losses, chunk_xi = [], [], []
+    for start in range(0, episodes.num_tasks, size):
+        part = episodes[start : start + size]
+        x, y = differentiable(part.support_x), differentiable(part.support_y)
+        losses = []
+        walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, kind, loop, create_graph=False)
+        for state, forward, outputs in walk:
+            with torch.no_grad():
+                losses.append(task_losses(forward(x) if state.step == steps else outputs, y, kind))
+        chunk_params.append({name: parameter.materialise().detach() for name, parameter in state.theta.items()})
+        chunk_losses.append(torch.stack(losses, dim=1))
+        chunk_xi.append(state.xi)
+    params = {name: _joined([chunk[name] for chunk in chunk_params]) for name in theta}
+    return Adapted(params, _joined(chunk_losses), chunk_xi)
+
+
+def _joined(chunks: Sequence[Tensor]) -> Tensor:
+    """Chunks of tasks as one tensor; a single chunk may be a view that all tasks share, and stays one."""
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))

@@ -6,7 +6,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import InnerLoop, LrScope, Walk, checked_loop, inner_loop, one_replica, replica_slice
+from core.adaptation import (
+    InnerLoop,
+    LrScope,
+    Walk,
+    checked_loop,
+    differentiable,
+    inner_loop,
+    one_replica,
+    replica_slice,
+)
 from core.errors import UserError
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
@@ -45,6 +54,9 @@ def replica_evaluate(
     Returns:
         (S, T, K, 2 sets, 2 measures): sets are support and query, measures are loss and accuracy; K is steps + 1, or
         1 with `query_only_at_end` (support numbers are then NaN).
+
+    Raises:
+        UserError: if the model's outputs do not fit the labels.
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
@@ -86,6 +98,7 @@ def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -
     return max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel() * growth))
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: nn.Module,
     rule: MetaOptimizer,
@@ -99,7 +112,7 @@ def evaluate(
     adapted: tuple[str, ...] | list[str] | None = None,
     tasks_per_chunk: int | None = None,
 ) -> pd.DataFrame:
-    """Adapt to each task and measure at theta_0 ... theta_steps; arguments and errors as in `meta_gradient`.
+    """Adapt to each task and measure at theta_0 ... theta_steps; arguments as in `meta_gradient`.
 
     Returns:
         A table with one row per task, step and set, sorted so:
@@ -107,10 +120,14 @@ def evaluate(
         `split` (str) "support" or "query"; `loss` (float64) mean over the set's examples, nats for classification;
         `accuracy` (float64) fraction of the set's examples, NaN for regression and where an output is not finite.
         A loss that is not finite means that the task diverged: such a row is not an accuracy at chance.
+
+    Raises:
+        UserError: as `meta_gradient`.
     """
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
-    loop = checked_loop(model, rule, theta, xi, steps, lr, True, lr_scope, adapted)
+    loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
+    episodes = episodes.map(differentiable)
     values = replica_evaluate(
         model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
     )[0]

@@ -42,7 +42,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     write_atomically(path, lambda temporary: _dump(temporary, value))
 
 

@@ -48,8 +48,15 @@ class Run:
             after adaptation (means over `num_tasks` tasks).
         status: "ok", or "diverged at iteration <i>": the meta-loss of iteration i, counted from 0, was not finite;
             theta and xi are those that gave it.
-        info: device, versions, date, wall time in seconds, data set fingerprint.
+        info: where it comes from, as in run.json; runs of older versions have fewer entries. Device, threads, packages,
+            `code_version`, `compile` and `tasks_per_chunk` (None: all at once) are those of the process that finished
+            it. `wall_seconds` is time by the clock in the `iterations_done` iterations: meta-gradients, their
+            compilation included, and outer steps. Neither drawing tasks nor measuring the curve nor saving is in it,
+            nor iterations that were lost when a process was killed. It is the time of all runs that were trained as
+            one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
+            not waited for.
         path: its folder, None if it was not saved.
+        root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
     """
 
     config: TrainConfig
@@ -59,6 +66,7 @@ class Run:
     status: str
     info: dict[str, Any]
     path: Path | None = None
+    root: str | Path | None = None
 
     @property
     def id(self) -> str:
@@ -93,17 +101,28 @@ class Run:
 
         Args:
             seed: seed of the tasks; by default the run's own.
-            root: folder of the data set's files, see `make_tasks`.
+            root: folder of the data set's files; by default the run's own, see `make_tasks`.
             changes: options that differ from the run's, such as `same_points=False`.
+
+        Raises:
+            UserError: for an option that the data set does not have, or files that are not found.
         """
         device = next(iter(self.theta.values())).device
         options = {**self.config.task_options(), **changes}
         return make_tasks(
-            self.config.dataset, seed=self.config.seed if seed is None else seed, root=root, device=device, **options
+            self.config.dataset,
+            seed=self.config.seed if seed is None else seed,
+            root=self.root if root is None else root,
+            device=device,
+            **options,
         )
 
     def evaluate(self, episodes: Episodes, **changes: Any) -> pd.DataFrame:
-        """`core.evaluate` on this run, adapted as in training but for `changes` (steps, lr, lr_scope, adapted)."""
+        """`core.evaluate` on this run, adapted as in training but for `changes` (steps, lr, lr_scope, adapted).
+
+        Raises:
+            UserError: as `evaluate`.
+        """
         config = self.config
         options = {"steps": config.steps, "lr": config.adapt_lr, "lr_scope": config.lr_scope, **changes}
         return evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
@@ -120,7 +139,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON metadata as one safetensors file, whole or not at all."""
+    """Write tensors and JSON metadata as one safetensors file, whole or not at all.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = {"adaptlens": json.dumps(metadata, sort_keys=True)}
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=text))
@@ -143,7 +166,11 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
 
 
 def save_run(run: Run, results: Path) -> Path:
-    """Write a finished run under `results`/runs, `run.json` last; returns its folder."""
+    """Write a finished run under `results`/runs, `run.json` last; returns its folder.
+
+    Raises:
+        UserError: if a file cannot be written.
+    """
     folder = results / "runs" / run.id
     write_config(run.config, folder)
     tensors = {f"theta.{n}": t for n, t in run.theta.items()} | {f"xi.{n}": t for n, t in run.xi.items()}
@@ -155,7 +182,11 @@ def save_run(run: Run, results: Path) -> Path:
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:
-    """Write config.json into the run's folder."""
+    """Write config.json into the run's folder.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     write_json(folder / "config.json", {"format": FORMAT, "id": config.id, "config": asdict(config)})
 
 
@@ -189,12 +220,13 @@ def is_finished(folder: Path) -> bool:
     return (folder / "run.json").exists()
 
 
-def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
+def load_run(path: str | Path, *, device: str | torch.device = "cpu", root: str | Path | None = None) -> Run:
     """A saved run, ready to adapt.
 
     Args:
         path: its folder, such as results/runs/<id>.
         device: where its tensors go.
+        root: folder of the data set's files, needed for its tasks only.
 
     Raises:
         UserError: if there is no finished run there, or a file is damaged.
@@ -223,7 +255,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu") -> Run:
         TaskShape(tuple(info["example_shape"]), int(info["num_outputs"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
-    run = Run(config, parts["theta"], parts["xi"], curve, status, info, folder)
+    run = Run(config, parts["theta"], parts["xi"], curve, status, info, folder, root)
     expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
     run.rule.check(run.theta, run.xi)

@@ -31,6 +31,7 @@ from core.errors import UserError
 from core.evaluation import replica_evaluate
 from core.models import make_model
 from core.optimizers import make_optimizer
+from core.optimizers.base import check_tensors
 from core.runs import (
     CURVE_COLUMNS,
     FORMAT,
@@ -46,8 +47,14 @@ from core.runs import (
 from core.tasks import TaskSource, make_tasks
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import SPLITS, Episodes, concatenate
+from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
+# What an outer optimizer remembers after its first step: of each tensor, and counts.
+OPTIMIZER_STATE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "sgd": ((), ()),
+    "adam": (("exp_avg", "exp_avg_sq"), ("step",)),
+}
 
 
 class Interrupted(Exception):
@@ -97,7 +104,8 @@ class Group:
         self.optimizer = self._make_optimizer()
         self.iteration = 0
         self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
-        self.seconds = 0.0
+        self.seconds = 0.0  # in `step`, by the clock
+        self.code_version = code_version()
         self.finished: list[Run] = []
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
 
@@ -197,6 +205,9 @@ class Group:
         curve = pd.DataFrame(self.curves[i], columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
         info = {
             **environment(self.device),
+            "code_version": self.code_version,
+            "compile": self.compile,
+            "tasks_per_chunk": self.tasks_per_chunk,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(self.seconds, 3),
             "trained_together": len(self.configs),
@@ -227,7 +238,11 @@ class Group:
         self.configs = []
 
     def save_state(self) -> None:
-        """Save everything needed to go on, one file a run, each whole or not at all."""
+        """Save everything needed to go on, one file a run, each whole or not at all.
+
+        Raises:
+            UserError: if a file cannot be written.
+        """
         if self.results is None:
             return
         for i, config in enumerate(self.configs):
@@ -250,24 +265,55 @@ class Group:
             save_tensors(self.results / "runs" / config.id / "state.safetensors", tensors, metadata)
 
     def load_state(self, states: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
-        """Go on from saved states, one for each run, all at one iteration."""
+        """Go on from saved states, one for each run, all at one iteration.
+
+        Raises:
+            UserError: if tensors are missing, unknown or of another shape.
+        """
         metadata = states[0][1]
+        kinds = OPTIMIZER_STATE[self.configs[0].meta_optimizer][0] if metadata["iteration"] else ()
+        expected = {name: tensor.shape[1:] for name, tensor in self._tensors().items()}
+        expected |= {f"optimizer.{kind}.{name}": shape for kind in kinds for name, shape in expected.items()}
+        assert self.results is not None
+        for config, (tensors, _) in zip(self.configs, states, strict=True):
+            path = self.results / "runs" / config.id / "state.safetensors"
+            check_tensors(f"{path}: state", tensors, expected, "this run")
         self.iteration, self.seconds = metadata["iteration"], metadata["seconds"]
         self.curves = [[tuple(row) for row in meta["curve"]] for _, meta in states]
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.stack([tensors[name] for tensors, _ in states]))
             state: dict[str, Tensor] = {k: torch.tensor(v) for k, v in metadata["optimizer"].items()}
-            for key in states[0][0]:
-                if key.startswith("optimizer.") and key.endswith(f".{name}"):
-                    kind = key.removeprefix("optimizer.").removesuffix(f".{name}")
-                    if "." not in kind:
-                        state[kind] = torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
+            for kind in kinds:
+                key = f"optimizer.{kind}.{name}"
+                state[kind] = torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
             if state:
                 self.optimizer.state[tensor] = state
 
 
+def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata that `Group.save_state` wrote for the run `config`.
+
+    Raises:
+        UserError: if the file is damaged, incomplete, or of another version or run.
+    """
+    tensors, metadata = load_tensors(path)
+    if (metadata.get("format"), metadata.get("id")) != (FORMAT, config.id):
+        raise UserError(f"{path} is of another version or run; delete it to start again")
+    needed = {"iteration": metadata, "seconds": metadata, "curve": metadata, "optimizer": metadata}
+    counts = OPTIMIZER_STATE[config.meta_optimizer][1] if metadata.get("iteration") else ()
+    needed |= {name: metadata.get("optimizer", {}) for name in counts}
+    if missing := sorted(name for name, where in needed.items() if name not in where):
+        raise UserError(f"{path} lacks {', '.join(missing)}; delete it to start again")
+    return tensors, metadata
+
+
 def meta_train(config: TrainConfig, **options: Any) -> Run:
-    """Meta-train one run; `options` as in `meta_train_many`."""
+    """Meta-train one run; `options` as in `meta_train_many`.
+
+    Raises:
+        UserError: as `meta_train_many`.
+        Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+    """
     return meta_train_many([config], **options)[0]
 
 
@@ -316,12 +362,7 @@ def meta_train_many(
             done[config.id] = load_run(folder, device=where)
             continue
         if folder is not None and (folder / "state.safetensors").exists():
-            states[config.id] = load_tensors(folder / "state.safetensors")
-            found = states[config.id][1]
-            if (found.get("format"), found.get("id")) != (FORMAT, config.id):
-                raise UserError(
-                    f"{folder / 'state.safetensors'} is of another version or run; delete it to start again"
-                )
+            states[config.id] = _read_state(folder / "state.safetensors", config)
         start = states[config.id][1]["iteration"] if config.id in states else 0
         same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
         waiting[same_tasks][replace(config, seed=0)].append(config)
@@ -350,6 +391,8 @@ def meta_train_many(
                         write_config(config, base / "runs" / config.id)
             _train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
             done |= {run.id: run for group in groups for run in group.finished}
+    for run in done.values():
+        run.root = root
     return [done[config.id] for config in configs]
 
 

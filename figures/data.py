@@ -118,6 +118,7 @@ class Estimate:
         num_tasks: test tasks of each run.
         lost: (run, what happened) of each run that is not averaged.
         configs: configuration of every run, lost ones included.
+        level: confidence level of the interval, 0.95 for 95 %; NaN if there is none.
     """
 
     model: str
@@ -131,6 +132,7 @@ class Estimate:
     num_tasks: int
     lost: tuple[tuple[str, str], ...]
     configs: tuple[Mapping[str, Any], ...]
+    level: float = math.nan
 
     @property
     def layers(self) -> int | None:
@@ -216,9 +218,9 @@ def choose(runs: Runs, where: Sequence[Where]) -> Runs:
         settings = sorted({key for config in concerned.values() for key in config})
         if choice.key not in settings:
             raise unknown_name("setting", choice.key, settings)
-        fitting = {run for run, config in concerned.items() if config.get(choice.key) == choice.value}
+        fitting = {run for run, config in concerned.items() if setting(config, choice.key) == choice.value}
         if not fitting:
-            values = sorted({_shown(config.get(choice.key)) for config in concerned.values()})
+            values = sorted({_shown(setting(config, choice.key)) for config in concerned.values()})
             raise FigureError(f"no run has {choice}; there are runs with {', '.join(values)}")
         runs = runs.where(run for run in runs.configs if run not in concerned or run in fitting)
     return runs
@@ -362,7 +364,7 @@ def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
     means = percent.groupby("seed")["accuracy"].mean()
     seeds = tuple((int(seed), float(mean)) for seed, mean in means.items())  # type: ignore[call-overload]  # int keys
     ends = (over.low, over.high, interval_name(over))
-    return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs)
+    return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs, over.level)
 
 
 def final_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -377,6 +379,12 @@ def interval_name(over: Interval) -> str:
     if over.kind == "none" or over.low == over.high:
         return ""
     return f"{100 * over.level:g} % {KINDS[over.kind]} interval over test {over.over}"
+
+
+def interval_label(estimates: Iterable[Estimate]) -> str:
+    """The whisker's name in a legend, whose caption says the kind; empty if none of them has an interval."""
+    levels = sorted({e.level for e in estimates if e.interval})
+    return f"{' or '.join(f'{100 * level:g} %' for level in levels)} interval over tasks" if levels else ""
 
 
 def lost_runs(frame: pd.DataFrame, repetition: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -406,12 +414,15 @@ def lost_text(lost: Sequence[tuple[str, str]], num_good: int) -> str:
     return ", ".join(f"{count} of {len(lost) + num_good} {word}" for word, count in counts.items())
 
 
+def setting(config: Mapping[str, Any], key: str) -> Any:
+    """A run's setting, the data set's own where the run leaves it to that; None if there is no such setting."""
+    value = config.get(key)
+    return SYNTHETIC_DEFAULTS.get(key) if value is None and config["dataset"] == "synthetic" else value
+
+
 def synthetic_setting(config: Mapping[str, Any]) -> tuple[int, str]:
     """Points of a synthetic run's tasks, and whether its query points are the "same" or "fresh"."""
-    points, same = (
-        SYNTHETIC_DEFAULTS[key] if config.get(key) is None else config[key] for key in ("points", "same_points")
-    )
-    return int(points), "same" if same else "fresh"
+    return int(setting(config, "points")), "same" if setting(config, "same_points") else "fresh"
 
 
 def describe(dataset: str, estimates: Sequence[Estimate], points_seen: str = "") -> str:
@@ -501,11 +512,10 @@ def missing_cnns(experiment: str, results: str | Path, study: str, dataset: str 
     )
 
 
-def missing_runs(dataset: str | None, results: str | Path, study: str) -> str:
+def missing_runs(dataset: str, results: str | Path, study: str) -> str:
     """What makes the runs and the tables that are missing."""
-    name = "synthetic" if dataset == "synthetic" else dataset or "glyphs"
     return (
-        f"make them with: python -m core experiment {name}_linear --results {results}, "
+        f"make them with: python -m core experiment {dataset}_linear --results {results}, "
         f"then: python -m analysis {study} --results {results}"
     )
 
@@ -562,7 +572,7 @@ def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
     for key in sorted({key for config in configs.values() for key in config} - {"seed"}) if keys is None else keys:
         values: dict[str, list[str]] = {}
         for run, config in configs.items():
-            values.setdefault(_shown(config.get(key)), []).append(run)
+            values.setdefault(_shown(setting(config, key)), []).append(run)
         if len(values) > 1:
             one = next(iter(configs.values()))
             told = "; ".join(f"{value}: {', '.join(runs)}" for value, runs in sorted(values.items()))

@@ -299,11 +299,10 @@ def _legend(figure: Figure, trace: Trace) -> None:
         look = style.look_of("cnn", method)
         label = look.name if method == "kfc" else f"{look.name} (MAML)"
         handles.append(Line2D([], [], color=look.colour, marker=look.marker, markersize=4.2, label=label))
-    handles += [
-        Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed"),
-        Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label="95 % interval over tasks"),
-        Line2D([], [], label=data.paper_label([trace.dataset]), **style.PAPER),
-    ]
+    handles.append(Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed"))
+    if whisker := data.interval_label(point.estimate for point in trace.points):
+        handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=whisker))
+    handles.append(Line2D([], [], label=data.paper_label([trace.dataset]), **style.PAPER))
     if trace.gaps:
         handles.append(Line2D([], [], label="KFC to MAML with one layer more", **_CLAIM))
     figure.legend(handles=handles, loc="upper center", ncols=3, borderaxespad=0.3)

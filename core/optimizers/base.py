@@ -14,7 +14,11 @@ Parts = Mapping[str, TaskParameter]
 
 
 def check_tensors(what: str, tensors: Tensors, expected: Mapping[str, torch.Size], owner: str) -> None:
-    """Raise UserError unless `tensors` have exactly the `expected` names and shapes, those of `owner`."""
+    """See that `tensors` have exactly the `expected` names and shapes, those of `owner`.
+
+    Raises:
+        UserError: naming the tensors that do not, and `what` they are part of.
+    """
     if missing := sorted(expected.keys() - tensors.keys()):
         raise UserError(f"{what} lacks {', '.join(missing)}, which {owner} needs")
     if extra := sorted(tensors.keys() - expected.keys()):
@@ -63,7 +67,11 @@ class MetaOptimizer(ABC):
         }
 
     def check(self, theta: Tensors, xi: Tensors) -> None:
-        """Raise UserError unless `xi` has exactly the names and shapes that this rule has for `theta`."""
+        """See that `xi` has exactly the names and shapes that this rule has for `theta`.
+
+        Raises:
+            UserError: if it has not.
+        """
         expected = {
             f"{name}.{part}": tensor.shape
             for name, parameter in theta.items()

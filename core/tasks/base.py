@@ -38,6 +38,14 @@ class Episodes:
                 raise UserError(
                     f"{part}_x and {part}_y must agree on (tasks, examples): got {tuple(x.shape)} and {tuple(y.shape)}"
                 )
+            if self.kind == "regression":
+                continue
+            if y.ndim != 2:
+                raise UserError(f"{part}_y must have one label an example, (tasks, examples): got {tuple(y.shape)}")
+            if self.kind == "classification" and y.dtype != torch.int64:
+                raise UserError(f"{part}_y must be class indices of type int64, got {y.dtype}; convert with .long()")
+            if self.kind == "binary" and not y.is_floating_point():
+                raise UserError(f"{part}_y must be 0 or 1 as floats for binary tasks, got {y.dtype}")
         if len(self.support_x) != len(self.query_x):
             raise UserError(f"support has {len(self.support_x)} tasks but query has {len(self.query_x)}")
 
@@ -49,6 +57,26 @@ class Episodes:
     def __getitem__(self, tasks: slice) -> "Episodes":
         """The episodes of a slice of the task axis (views, nothing is copied)."""
         return self.map(lambda tensor: tensor[tasks])
+
+    def num_classes(self) -> int:
+        """How many outputs the labels call for: one more than the largest class; 0 for other kinds of task.
+
+        Reads the labels, so that the CPU waits for a GPU that holds them.
+
+        Raises:
+            UserError: for a negative class, or a label of a binary task that is neither 0 nor 1.
+        """
+        labels = torch.cat([self.support_y.flatten(), self.query_y.flatten()])
+        if self.kind == "regression" or not len(labels):
+            return 0
+        if self.kind == "binary":
+            if not ((labels == 0) | (labels == 1)).all():
+                raise UserError("a label of a binary task is neither 0 nor 1")
+            return 0
+        smallest, largest = torch.stack(labels.aminmax()).tolist()
+        if smallest < 0:
+            raise UserError(f"a label is {smallest}, but classes are counted from 0")
+        return int(largest) + 1
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Episodes":
         """Episodes whose four tensors went through `change`."""

@@ -8,6 +8,8 @@ from analysis.__main__ import main
 from analysis.registry import STUDIES
 from analysis.store import read_study
 from core import list_runs
+from core.tasks import DATASETS
+from core.tasks.synthetic import SyntheticTasks
 
 
 def tables(results):
@@ -42,6 +44,22 @@ def test_one_run_by_its_folder(saved):
     path = list_runs(saved).query("model == 'linnet'")["path"].item()
     assert main(["linear_collapse", "--run", path, "--results", str(saved / "out"), "--num-tasks", "2", "--quiet"]) == 0
     assert len(list((saved / "out" / "linear_collapse").iterdir())) == 1
+
+
+@pytest.mark.parametrize("named", ["on the command line", "in the environment"])
+def test_studies_find_the_data_where_they_are_told(saved, monkeypatch, named):
+    roots = []
+
+    def with_files(*, root=None, points=1000, same_points=True, seed=0, device="cpu"):
+        roots.append(root)
+        return SyntheticTasks(points=points, same_points=same_points, seed=seed, device=device)
+
+    monkeypatch.setitem(DATASETS, "synthetic", with_files)
+    monkeypatch.setenv("DATA_DIR", "elsewhere" if named == "on the command line" else "mine")
+    path = list_runs(saved).query("model == 'linnet'")["path"].item()
+    arguments = ["--data-dir", "mine"] if named == "on the command line" else []
+    assert main(["post_adaptation", "--run", path, "--results", str(saved), "--num-tasks", "2", *arguments]) == 0
+    assert set(roots) == {"mine"}
 
 
 @pytest.mark.parametrize(

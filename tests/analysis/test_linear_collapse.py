@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.func import functional_call
@@ -200,6 +201,23 @@ def test_the_logits_after_adaptation_are_those_of_the_adapted_model(linnet):
         fast = adapt(linnet.model, linnet.rule, linnet.theta, linnet.xi, one, steps=2, lr=linnet.config.adapt_lr).params
         logits = functional_call(linnet.model, {n: t[0] for n, t in fast.items()}, one.query_x[0])
         assert logits.abs().max().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_tasks_are_measured_a_chunk_at_a_time(linnet, monkeypatch):
+    whole = linear_collapse(linnet, num_tasks=5, seed=5)
+    sizes = []
+    monkeypatch.setattr("analysis.linear_collapse.CHUNK", 2)
+    monkeypatch.setattr(
+        "analysis.linear_collapse.adapt",
+        lambda *call, **options: sizes.append(call[4].num_tasks) or adapt(*call, **options),
+    )
+    parts = linear_collapse(linnet, num_tasks=5, seed=5)
+    assert sizes == [2, 2, 2, 2, 1, 1]  # once in the run's precision, once in double
+    assert numbers(whole, "logit size", "after").nunique() == 5
+    # A difference of logits is rounding and nothing else.
+    values = ~whole["quantity"].isin({"logit difference"})
+    pd.testing.assert_frame_equal(parts[values], whole[values], rtol=1e-5)
+    pd.testing.assert_frame_equal(parts.drop(columns="value"), whole.drop(columns="value"))
 
 
 def test_what_is_beyond_first_order_shrinks_with_the_rate(linnet):

@@ -83,7 +83,7 @@ def kfc_compiled(num_tasks: int) -> Callable[[], tuple[Tensor, dict[str, Tensor]
     """Our meta-gradient as training with `compile` takes it."""
     model, theta, xi, episodes = kfc_setting(num_tasks)
     replica = one_replica(theta), one_replica(xi)
-    rule, loop = make_optimizer("kfc", depth=MAPS), InnerLoop(STEPS, LR_RATE)
+    rule, loop = make_optimizer("kfc", depth=MAPS), InnerLoop(STEPS, LR_RATE, first_order=False)
     compiled = compile_meta_gradient(model, rule, *replica, episodes, loop)
 
     def run() -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core import adapt, evaluate, make_optimizer, meta_gradient
-from core.adaptation import InnerLoop, replica_meta_gradient
+from core.adaptation import InnerLoop, inner_loop, replica_meta_gradient
 from core.errors import UserError
 from core.models.conv import CNN
 from core.models.linear import LR, LinNet
@@ -410,6 +410,30 @@ def test_the_same_call_gives_the_same_bits_and_changes_no_argument():
     assert all(torch.equal(v, before[k]) and v.grad is None and v.requires_grad for k, v in (theta | xi).items())
 
 
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("made_inside", [False, True])
+@pytest.mark.parametrize("rule_name", ["sgd", "klin"])
+def test_the_callers_gradient_mode_does_not_matter(without_gradients, made_inside: bool, rule_name: str):
+    """Evaluation is often written under torch.no_grad, and adaptation is nothing but gradients."""
+    naive_rule, inner = NaiveRule(rule_name), {"steps": 2, "lr": 0.3}
+
+    def results(call: tuple) -> tuple[dict[str, Tensor], pd.DataFrame]:
+        loss, (g_theta, g_xi) = meta_gradient(*call, first_order=False, **inner)
+        out = adapt(*call, **inner)
+        parts = (g_theta, g_xi, out.params, out.xi)
+        named = {f"{i} {name}": tensor for i, part in enumerate(parts) for name, tensor in part.items()}
+        return named | {"loss": loss, "losses": out.losses}, evaluate(*call, **inner)
+
+    call = prepare("linear", naive_rule)
+    expected, table = results(call)
+    with without_gradients():
+        found, found_table = results(prepare("linear", naive_rule) if made_inside else call)
+        assert not torch.is_grad_enabled()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not any(tensor.requires_grad for tensor in found.values())
+    pd.testing.assert_frame_equal(found_table, table)
+
+
 def test_batch_norm_uses_each_task_s_own_batch():
     """A CNN of the library. A bias before batch norm cannot matter: both implementations must find rounding only."""
     torch.manual_seed(0)
@@ -476,6 +500,13 @@ def test_a_task_that_diverges_is_reported_and_leaves_the_others_alone():
 # Mistakes: one sentence that names what is wrong.
 
 
+def relabelled(episodes: Episodes, label: int) -> Episodes:
+    """The episodes with one support label, the last, changed."""
+    support_y = episodes.support_y.clone()
+    support_y[-1, -1] = label
+    return Episodes(episodes.support_x, support_y, episodes.query_x, episodes.query_y)
+
+
 def mistakes(name: str) -> dict[str, tuple[dict, str]]:
     """What is changed in a good call of the "linear" problem with rule `name`, and what the message has to say."""
     _, _, theta, xi, episodes = prepare("linear", NaiveRule(name))
@@ -493,10 +524,14 @@ def mistakes(name: str) -> dict[str, tuple[dict, str]]:
         "lr_scope misspelt": ({"lr_scope": "theta"}, r"theta.*both.*xi"),
         "fewer than no steps": ({"steps": -1}, "steps"),
         "a model of 2 outputs for binary tasks": (
-            {"ep": Episodes(episodes.support_x, episodes.support_y.double(), episodes.query_x,
-                            episodes.query_y.double(), kind="binary")},
+            {"ep": Episodes(episodes.support_x, episodes.support_y.double().clamp(max=1), episodes.query_x,
+                            episodes.query_y.double().clamp(max=1), kind="binary")},
             "1 output",
         ),
+        "a label beyond the outputs": ({"ep": relabelled(episodes, 2)}, "a label is 2, but the model has 2 outputs"),
+        "the same, before any step": ({"ep": relabelled(episodes, 5), "steps": 0}, "a label is 5"),
+        # Cross-entropy leaves examples with this label out, and says nothing.
+        "a negative label": ({"ep": relabelled(episodes, -100)}, "a label is -100"),
     }  # fmt: skip
 
 
@@ -516,7 +551,24 @@ def test_a_mistake_is_told_in_one_sentence(function, mistake: tuple[str, str]):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("function", [meta_gradient, evaluate])
+@pytest.mark.parametrize("naive_rule", [RULES["sgd"], RULES["klin"]], ids=str)
+def test_adapting_a_chunk_at_a_time_changes_nothing(naive_rule: NaiveRule, monkeypatch):
+    model, rule, theta, xi, episodes = prepare("wide", naive_rule, num_tasks=5)
+    whole = adapt(model, rule, theta, xi, episodes, steps=2, lr=0.3)
+    sizes = []
+    monkeypatch.setattr(
+        "core.adaptation.inner_loop",
+        lambda *call, **options: sizes.append(len(call[4])) or inner_loop(*call, **options),
+    )
+    parts = adapt(model, rule, theta, xi, episodes, steps=2, lr=0.3, tasks_per_chunk=2)
+    assert sizes == [2, 2, 1]
+    assert parts.losses.shape == (5, 3)
+    torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-12, atol=0)
+    naive.assert_close(parts.params | parts.xi, whole.params | whole.xi, 1e-12)
+    assert list(parts.params) == list(whole.params)
+
+
+@pytest.mark.parametrize("function", [meta_gradient, adapt, evaluate])
 def test_a_chunk_holds_at_least_one_task(function):
     model, rule, theta, xi, episodes = prepare("linear", RULES["sgd"])
     order = {"first_order": False} if function is meta_gradient else {}
@@ -531,3 +583,12 @@ def test_steps_and_learning_rate_have_no_default(function):
     for given in ({"steps": 1}, {"lr": 0.1}):
         with pytest.raises(TypeError, match="missing"):
             function(model, rule, theta, xi, episodes, **given)
+
+
+def test_first_or_second_order_has_no_default():
+    """It does, too."""
+    model, rule, theta, xi, episodes = prepare("linear", RULES["sgd"])
+    with pytest.raises(TypeError, match="first_order"):
+        meta_gradient(model, rule, theta, xi, episodes, steps=1, lr=0.1)
+    with pytest.raises(TypeError, match="first_order"):
+        InnerLoop(1, 0.1)

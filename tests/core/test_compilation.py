@@ -16,7 +16,7 @@ def setting():
     rule = make_optimizer("klin")
     theta = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}
     xi = {name: tensor.unsqueeze(0) for name, tensor in rule.init({n: t[0] for n, t in theta.items()}).items()}
-    return model, rule, theta, xi, tasks, InnerLoop(steps=2, lr=1.0)
+    return model, rule, theta, xi, tasks, InnerLoop(steps=2, lr=1.0, first_order=False)
 
 
 def test_compiled_is_plain_on_other_numbers_than_it_was_made_with(setting):

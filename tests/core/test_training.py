@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from core import load_run, meta_train, meta_train_many
+from core.adaptation import replica_meta_gradient
 from core.errors import UserError
-from core.training import Group, Interrupted
+from core.evaluation import replica_evaluate
+from core.runs import load_tensors, save_tensors
+from core.tasks import DATASETS
+from core.tasks.synthetic import SyntheticTasks
+from core.training import OPTIMIZER_STATE, Group, Interrupted
+from core.version import code_version
 from tests import naive
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -98,6 +104,51 @@ def test_a_finished_run_is_loaded_not_repeated(tiny_config, tmp_path):
     assert not (first.path / "state.safetensors").exists()
 
 
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_saved_run_says_how_it_was_trained(tiny_config, tmp_path, chunk):
+    run = meta_train(tiny_config(iterations=1), results=tmp_path, tasks_per_chunk=chunk, **QUIET)
+    info = load_run(run.path).info
+    assert info["code_version"] == code_version()
+    assert (info["compile"], info["tasks_per_chunk"]) == (False, chunk)
+
+
+def test_wall_seconds_are_those_of_the_iterations(tiny_config, monkeypatch):
+    """Meta-gradients take 2 seconds here, measuring 100, drawing tasks and saving no time that is counted."""
+    now = 0.0
+
+    def taking(seconds, function):
+        def timed(*call, **options):
+            nonlocal now
+            now += seconds
+            return function(*call, **options)
+
+        return timed
+
+    monkeypatch.setattr("core.training.time.perf_counter", lambda: now)
+    monkeypatch.setattr("core.training.replica_meta_gradient", taking(2, replica_meta_gradient))
+    monkeypatch.setattr("core.training.replica_evaluate", taking(100, replica_evaluate))
+    runs = meta_train_many([tiny_config(iterations=5, seed=seed) for seed in (0, 1)], results=None, **QUIET)
+    assert [run.info["wall_seconds"] for run in runs] == [10, 10]  # of both together, not each one's half
+    assert [run.info["trained_together"] for run in runs] == [2, 2]
+
+
+def test_a_run_looks_for_its_tasks_where_it_was_trained_on_them(tiny_config, tmp_path, monkeypatch):
+    roots = []
+
+    def with_files(*, root=None, points, seed, device):
+        roots.append(root)
+        return SyntheticTasks(points=points, seed=seed, device=device)
+
+    monkeypatch.setitem(DATASETS, "synthetic", with_files)
+    for _ in ("trained", "loaded, as it is finished"):
+        run = meta_train(tiny_config(iterations=1), results=tmp_path, root="data", **QUIET)
+        run.tasks()
+    load_run(run.path, root="other").tasks()
+    load_run(run.path, root="other").tasks(root="third")
+    assert roots == ["data", "data", "data", "other", "third"]
+    assert "data" not in (run.path / "run.json").read_text().replace("dataset", ""), "a folder of this machine's"
+
+
 def interrupt_after(monkeypatch, count):
     """Send SIGINT to this process in the middle of the `count`-th step."""
     from core.training import Group
@@ -127,6 +178,61 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypat
     for resumed, expected in zip(meta_train_many(configs, results=tmp_path, **QUIET), whole, strict=True):
         assert_same_run(resumed, expected)
         assert_same_run(load_run(resumed.path), expected)
+
+
+def without(*names):
+    """Leaves tensors or metadata of these names out of a saved state."""
+
+    def damage(path):
+        tensors, metadata = load_tensors(path)
+        metadata["optimizer"] = {k: v for k, v in metadata["optimizer"].items() if k not in names}
+        save_tensors(
+            path,
+            {k: v for k, v in tensors.items() if k not in names},
+            {k: v for k, v in metadata.items() if k not in names},
+        )
+
+    return damage
+
+
+def widened(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {**tensors, "theta.fc.weight": torch.ones(1, 1)}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without("iteration"), "state.safetensors lacks iteration; delete it to start again"),
+        (without("seconds", "curve"), "state.safetensors lacks curve, seconds; delete it"),
+        (without("optimizer"), "state.safetensors lacks optimizer, step; delete it"),
+        (without("step"), "state.safetensors lacks step; delete it"),
+        (without("xi.fc.weight.L"), r"state.safetensors: state lacks xi.fc.weight.L, which this run needs"),
+        (without("optimizer.exp_avg.xi.fc.weight.L"), r"lacks optimizer.exp_avg.xi.fc.weight.L, which this run needs"),
+        (widened, r"state\['theta.fc.weight'\] has shape \(1, 1\), but this run needs \(1, 100\)"),
+    ],
+)
+def test_an_incomplete_state_is_told_in_one_sentence(tiny_config, tmp_path, monkeypatch, damage, message):
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        meta_train(tiny_config(), results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    damage(tmp_path / "runs" / tiny_config().id / "state.safetensors")
+    with pytest.raises(UserError, match=message) as caught:
+        meta_train(tiny_config(), results=tmp_path, **QUIET)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "runs" / tiny_config().id / "state.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("meta_optimizer", sorted(OPTIMIZER_STATE))
+@pytest.mark.parametrize("steps", [1, 3])
+def test_every_optimizer_resumes(tiny_config, tmp_path, monkeypatch, meta_optimizer, steps):
+    config = tiny_config(meta_optimizer=meta_optimizer)
+    interrupt_after(monkeypatch, steps)
+    with pytest.raises(Interrupted):
+        meta_train(config, results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    assert_same_run(meta_train(config, results=tmp_path, **QUIET), meta_train(config, results=None, **QUIET))
 
 
 def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):

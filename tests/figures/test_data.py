@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,24 @@ def test_methods_may_differ_in_length_but_not_in_their_tasks(results):
     results.measured("synthetic", "lr", "klin", 0, [0.5, 0.6], points=10)
     with pytest.raises(FigureError, match="differ in points"):
         groups(results, "synthetic")
+
+
+def test_a_setting_left_to_the_data_set_equals_the_data_sets_own(results):
+    results.measured("synthetic", "lr", "maml", 0, [0.5, 0.6])
+    results.measured("synthetic", "linnet", "maml", 0, [0.5, 0.6], points=1000, same_points=True)
+    assert len(groups(results, "synthetic")) == 2
+    assert len(groups(results, "synthetic", Where.parse("synthetic:points=1000"))) == 2
+    with pytest.raises(FigureError, match=r"no run has synthetic:points=10; there are runs with 1000$"):
+        groups(results, "synthetic", Where.parse("synthetic:points=10"))
+
+
+def test_a_legend_names_the_levels_there_are(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4])
+    (group,) = groups(results, "glyphs").values()
+    found = data.estimate(group, "")
+    assert data.interval_label([found]) == "95 % interval over tasks"
+    assert data.interval_label([found, replace(found, level=0.9)]) == "90 % or 95 % interval over tasks"
+    assert data.interval_label([replace(found, interval="")]) == ""
 
 
 def test_runs_of_other_experiments_are_left_out(results):

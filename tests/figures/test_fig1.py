@@ -65,7 +65,15 @@ def test_every_number_is_drawn(measured):
     assert "whisker: 95 % BCa bootstrap interval over test tasks" in caption
     assert "600 iterations (reduced; paper: 60,000)" in caption
     assert "30,000 iterations (as in the paper)" in caption
-    assert [t.get_text() for t in figure.legends[0].get_texts()][-1] == "paper (right: full Omniglot)"
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert legend == ["one seed", "95 % interval over tasks", "paper (right: full Omniglot)"]
+
+
+def test_the_legend_names_an_interval_only_where_there_is_one(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.4])  # one task: no interval
+    (trace,) = fig1.traces(results.folder).values()
+    figure, _ = fig1.draw(trace)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["one seed", "paper (full Omniglot)"]
 
 
 def test_a_diverged_model_has_no_bar_and_says_so(results):

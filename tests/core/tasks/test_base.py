@@ -34,14 +34,46 @@ def test_to_changes_floats_only():
     ("changes", "message"),
     [
         ({"support_y": torch.zeros(3, 4)}, "support_x and support_y must agree"),
-        ({"query_x": torch.zeros(2, 4, 2), "query_y": torch.zeros(2, 4)}, "support has 3 tasks but query has 2"),
+        (
+            {"query_x": torch.zeros(2, 4, 2), "query_y": torch.zeros(2, 4, dtype=torch.long)},
+            "support has 3 tasks but query has 2",
+        ),
         ({"support_x": torch.zeros(3, 5)}, "must agree"),
+        ({"support_y": torch.zeros(3, 5)}, r"support_y must be class indices of type int64, got torch.float32; .*long"),
+        ({"query_y": torch.zeros(3, 4, dtype=torch.int32)}, "query_y must be class indices of type int64"),
+        ({"query_y": torch.zeros(3, 4, 1, dtype=torch.long)}, r"query_y must have one label an example.*\(3, 4, 1\)"),
+        ({"kind": "binary"}, "support_y must be 0 or 1 as floats for binary tasks, got torch.int64"),
         ({"kind": "clasification"}, "unknown kind of task 'clasification'; known: binary, classification, regression"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         episodes(**changes)
+
+
+def test_labels_say_how_many_classes_there_are():
+    assert episodes().num_classes() == 5  # of the support set, which has the larger labels
+    assert episodes(query_y=torch.full((3, 4), 7)).num_classes() == 8
+    assert episodes(num_tasks=0).num_classes() == 0
+    numbers = {"support_y": torch.randn(3, 5, 1), "query_y": torch.randn(3, 4, 1)}
+    assert episodes(**numbers, kind="regression").num_classes() == 0
+    zeros_and_ones = {"support_y": torch.ones(3, 5), "query_y": torch.zeros(3, 4)}
+    assert episodes(**zeros_and_ones, kind="binary").num_classes() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query_y": torch.full((3, 4), -100)}, "a label is -100, but classes are counted from 0"),
+        (
+            {"support_y": torch.ones(3, 5), "query_y": -torch.ones(3, 4), "kind": "binary"},
+            "a label of a binary task is neither 0 nor 1",
+        ),
+    ],
+)
+def test_labels_that_are_no_class_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        episodes(**changes).num_classes()
 
 
 def test_sample_counts_batches_and_names_its_splits():

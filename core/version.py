@@ -1,0 +1,31 @@
+"""Which code made a result; a twin of what `analysis.store` says of tables, which loads no torch."""
+
+import os
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+
+@cache
+def code_version() -> str:
+    """Git commit of this source tree, with "-dirty" if the engine has changes; else the installed version or "unknown".
+
+    Asked once a process, when training begins: what is committed while it runs is not the code that runs.
+    """
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", os.fspath(root), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        # Not in a folder further up: that is somebody else's repository, which this code was installed into.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
+            return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "core") else "")
+    except (OSError, subprocess.SubprocessError):
+        pass
+    try:
+        return metadata.version("adaptlens")
+    except metadata.PackageNotFoundError:
+        return "unknown"

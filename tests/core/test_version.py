@@ -1,0 +1,35 @@
+import subprocess
+from importlib import metadata
+
+import pytest
+
+from core import version
+
+
+@pytest.fixture(autouse=True)
+def ask_again():
+    version.code_version.cache_clear()
+    yield
+    version.code_version.cache_clear()
+
+
+def test_the_code_version_outside_a_repository_is_the_installed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "core" / "version.py"))
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2.3")
+    assert version.code_version() == "1.2.3"
+
+
+def test_changes_are_told(tmp_path, monkeypatch):
+    code = tmp_path / "core" / "version.py"
+    code.parent.mkdir()
+    code.write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(version, "__file__", str(code))
+    commit = version.code_version()
+    assert len(commit) == 40
+    code.write_text("changed")
+    assert version.code_version() == commit, "it is the code that was there when training began"
+    version.code_version.cache_clear()
+    assert version.code_version() == f"{commit}-dirty"
