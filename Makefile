@@ -10,7 +10,11 @@ BIN := $(VENV)/bin
 # Two trainings run side by side, each on half of the cores: their operations are too small to share more.
 HALF = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
 
-.PHONY: help install reproduce train-synthetic train-images studies figures test bench lint clean
+# What the paper reports, at its full length: see `make paper`.
+PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cifar_fs_depth cifar_fs_optimizers \
+	mini_imagenet_optimizers
+
+.PHONY: help install reproduce train-linear train-cnn studies paper figures test bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,19 +26,27 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable .[dev]
 	touch $@
 
-reproduce: install  ## train, measure and draw Figure 1, Table 1 and Figure A.1 on this machine, into RESULTS
-	$(MAKE) --no-print-directory -j2 train-synthetic train-images
+reproduce: install  ## train, measure and draw every figure and table on this machine in 15 minutes, into RESULTS
+	$(MAKE) --no-print-directory -j2 train-cnn train-linear
 	$(MAKE) --no-print-directory studies
 	$(BIN)/python -m figures all --results $(RESULTS) --out $(RESULTS)/figures
 
-train-synthetic: install
-	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment synthetic_linear --preset quick --results $(RESULTS)
+train-linear: install
+	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment synthetic_linear --results $(RESULTS)
+	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment $(IMAGES)_linear --results $(RESULTS)
 
-train-images: install
-	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment $(IMAGES)_linear --preset quick --results $(RESULTS)
+train-cnn: install
+	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment $(IMAGES)_depth $(IMAGES)_optimizers --results $(RESULTS)
 
 studies: install
 	$(BIN)/python -m analysis all --results $(RESULTS)
+
+paper: RESULTS := paper
+paper: install  ## the same at the paper's length on its data sets: says what it costs (on a CPU, months), then starts
+	$(BIN)/python -m core cost $(PAPER) --preset paper --results $(RESULTS)
+	$(BIN)/python -m core experiment $(PAPER) --preset paper --results $(RESULTS)
+	$(BIN)/python -m analysis all --num-tasks 600 --results $(RESULTS)
+	$(BIN)/python -m figures all --results $(RESULTS) --out $(RESULTS)/figures
 
 figures: install  ## draw every figure and table from the committed results
 	$(BIN)/python -m figures all --results results --out results/figures

@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m analysis",
         description="Measure saved runs and store the tables as <results>/<study>/<run>.parquet.\n"
         "Tables that are there already, of the same run and settings, are skipped.\n\n"
-        f"studies:\n{lines}\n  {'all':<16} every study, on the runs that suit it",
+        f"studies:\n{lines}\n  {'all':<16} every study, on what the paper's figures draw; with --run, on what suits it",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", help="name of a study, or all")
@@ -83,14 +83,17 @@ def _load(options: argparse.Namespace) -> list[Run]:
 
 def _jobs(name: str, runs: list[Run], options: argparse.Namespace) -> list[Run]:
     """The runs whose table of study `name` is to be made; several runs may share one table."""
-    suited = [run for run in runs if STUDIES[name].suits(run.config)]
+    study = STUDIES[name]
+    suited = [run for run in runs if study.suits(run.config)]
+    if options.study == "all" and options.runs is None:
+        suited = [run for run in suited if study.drawn(run.config)]
     if options.study != "all" and options.runs is not None and len(suited) < len(runs):
-        other = next(run for run in runs if not STUDIES[name].suits(run.config))
-        raise StudyError(f"run {other.id} does not suit study {name!r}: {STUDIES[name].about}")
+        other = next(run for run in runs if not study.suits(run.config))
+        raise StudyError(f"run {other.id} does not suit study {name!r}: {study.about}")
     if not suited:
         if options.study != "all":
-            raise StudyError(f"no run in {options.results / 'runs'} suits study {name!r}: {STUDIES[name].about}")
-        print(f"{name}: no run suits it")
+            raise StudyError(f"no run in {options.results / 'runs'} suits study {name!r}: {study.about}")
+        print(f"{name}: no run to measure")
     jobs = []
     for run in {table_id(name, run, seed=options.seed): run for run in suited}.values():
         if up_to_date(options.results, name, run, num_tasks=options.num_tasks, seed=options.seed, force=options.force):

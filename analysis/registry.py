@@ -27,6 +27,7 @@ from analysis.store import is_done, provenance, read_provenance, table_path, wri
 from analysis.training_curves import training_curves
 from analysis.upper_bound import upper_bound
 from core import Run, TrainConfig, make_tasks
+from core.models.conv import MAX_DEPTH
 from core.tasks.base import TaskSource
 
 
@@ -38,6 +39,7 @@ class Study:
         about: one line for `--help`.
         measure: from a run, a number of test tasks and their seed to a table.
         suits: whether a run of a configuration can be studied.
+        drawn: whether `all` measures it, too: no figure of the paper draws the others.
         meets_tasks: whether the table depends on the test tasks, or on the run alone.
         of_tasks: for a table that depends on no run's weights, its name from a run and the tasks' seed; runs with one
             name share the table.
@@ -46,12 +48,21 @@ class Study:
     about: str
     measure: Callable[[Run, int, int], pd.DataFrame]
     suits: Callable[[TrainConfig], bool] = lambda config: True
+    drawn: Callable[[TrainConfig], bool] = lambda config: True
     meets_tasks: bool = True
     of_tasks: Callable[[Run, int], str] | None = None
 
 
 def _is_cnn(config: TrainConfig) -> bool:
     return config.model == "cnn"
+
+
+def _is_deepest_maml(config: TrainConfig) -> bool:
+    return config.method == "maml" and config.num_layers == MAX_DEPTH
+
+
+def _is_scnn(config: TrainConfig) -> bool:
+    return config.num_layers == 2  # what the paper calls SCNN
 
 
 STUDIES: dict[str, Study] = {
@@ -61,7 +72,7 @@ STUDIES: dict[str, Study] = {
         suits=lambda config: not _is_cnn(config),  # which depth_sweep measures
     ),
     "training_curves": Study(
-        "loss and accuracy along meta-training (Fig. A.1)",
+        "loss and accuracy along meta-training (Fig. A.1, A.2, A.3)",
         lambda run, num_tasks, seed: training_curves(run),
         meets_tasks=False,
     ),
@@ -69,27 +80,32 @@ STUDIES: dict[str, Study] = {
         "each layer frozen alone, and adapting alone (Fig. 2)",
         lambda run, num_tasks, seed: layer_roles(run, num_tasks=num_tasks, seed=seed, progress=True),
         suits=_is_cnn,
+        drawn=_is_deepest_maml,
     ),
     "fc_noise": Study(
         "noise on the last layer before adaptation, the early layers held fixed (Fig. 2)",
         lambda run, num_tasks, seed: fc_noise(run, num_tasks=num_tasks, seed=seed, progress=True),
         suits=_is_cnn,
+        drawn=_is_deepest_maml,
     ),
     "depth_sweep": Study(
         "accuracy against the number of convolutional layers (Fig. 3, Table A1)",
         lambda run, num_tasks, seed: comparison(run, num_tasks=num_tasks, seed=seed),
         suits=_is_cnn,
+        drawn=lambda config: config.method in ("maml", "kfc"),
     ),
     "optimizer_comparison": Study(
         "accuracy of the methods on one model (Table 2)",
         lambda run, num_tasks, seed: comparison(run, num_tasks=num_tasks, seed=seed),
         suits=_is_cnn,
+        drawn=_is_scnn,
     ),
     "upper_bound": Study(
         "the model trained on each test task alone (Table 2); one table for each model and kind of task",
         lambda run, num_tasks, seed: upper_bound(run, num_tasks=num_tasks, seed=seed),
         suits=_is_cnn,
-        of_tasks=lambda run, seed: f"{run.config.dataset}-cnn-{run.config.depth}-{_setting_digest(run)}-s{seed}",
+        drawn=_is_scnn,
+        of_tasks=lambda run, seed: f"{run.config.dataset}-cnn-{run.config.num_layers}-{_setting_digest(run)}-s{seed}",
     ),
     "ceilings": Study(
         "the mean and the Bayes classifier on synthetic tasks; one table for each number of points, not for each run",

@@ -47,7 +47,7 @@ def setting_columns(run: Run, rows: int) -> dict[str, Any]:
     """The columns that say what was trained and for how long, for tables of `rows` rows."""
     config = run.config
     return {
-        "layers": pd.array([config.depth] * rows, dtype="Int64"),
+        "layers": pd.array([config.num_layers] * rows, dtype="Int64"),
         "norm_mode": config.norm_mode or "",
         "ways": pd.array([config.ways] * rows, dtype="Int64"),
         "shots": pd.array([config.shots] * rows, dtype="Int64"),

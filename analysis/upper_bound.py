@@ -64,7 +64,7 @@ def upper_bound(
     table = pd.concat(parts, ignore_index=True).assign(
         dataset=config.dataset,
         model=config.model,
-        layers=pd.array([config.depth] * num_tasks, dtype="Int64"),
+        layers=pd.array([config.num_layers] * num_tasks, dtype="Int64"),
         norm_mode=config.norm_mode or "",
         ways=pd.array([config.ways] * num_tasks, dtype="Int64"),
         shots=pd.array([config.shots] * num_tasks, dtype="Int64"),

@@ -10,6 +10,7 @@ from types import UnionType
 from typing import Any
 
 from core.config import METHODS, TrainConfig
+from core.costs import estimate
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
 from core.models import MODELS
@@ -88,26 +89,29 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train, or go on training, one run per seed")
     _add_settings(train)
     train.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed (default 0)")
-    of_paper = commands.add_parser("experiment", help="train all runs of one of the paper's experiments")
-    of_paper.add_argument("name", help=f"one of {', '.join(EXPERIMENTS)}")
-    of_paper.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
-    of_paper.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
-    of_paper.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
-    of_paper.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
-    of_paper.add_argument("--eval-tasks", type=int, help="tasks behind a point of the curve (CNN experiments)")
+    of_paper = commands.add_parser("experiment", help="train all runs of the paper's experiments")
+    cost = commands.add_parser("cost", help="estimate what `experiment` will take on this machine, and train nothing")
+    for command in (of_paper, cost):
+        command.add_argument("names", nargs="+", metavar="name", help=f"of {', '.join(EXPERIMENTS)}")
+        command.add_argument("--preset", default="quick", help="quick or paper, the full length (default quick)")
+        command.add_argument("--iterations", type=int, help="meta-training iterations in place of the preset's")
+        command.add_argument("--num-seeds", type=int, help="seeds 0, 1, ... in place of the preset's")
+        command.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
+        command.add_argument("--eval-tasks", type=int, help="tasks behind a point of the curve (CNN experiments)")
     resume = commands.add_parser("resume", help="go on with interrupted runs")
     resume.add_argument("runs", nargs="+", type=Path, help="run folders")
-    for command in (train, of_paper, resume):
+    for command in (train, of_paper, cost, resume):
         command.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
         command.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
         command.add_argument("--tasks-per-chunk", type=int, help="tasks that go through at once; bounds the memory")
+    for command in (train, of_paper, resume):
         command.add_argument("--compile", action="store_true", help="compile first (20 s a method; for long runs)")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         command.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
     listing = commands.add_parser("list", help="list the runs")
     show = commands.add_parser("show", help="show one run: settings, status, curve")
     show.add_argument("run", type=Path, help="run folder")
-    for command in (train, of_paper, listing):
+    for command in (train, of_paper, cost, listing):
         command.add_argument("--results", type=Path, default=Path("results"), help="where runs are (default results)")
     return parser
 
@@ -116,7 +120,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 if a run diverged, 2 for a mistake in the input, 130 if stopped."""
     options = _parser().parse_args(arguments)
     try:
-        commands = {"train": _train, "experiment": _experiment, "resume": _resume, "list": _list, "show": _show}
+        commands = {
+            "train": _train,
+            "experiment": _experiment,
+            "cost": _cost,
+            "resume": _resume,
+            "list": _list,
+            "show": _show,
+        }
         return commands[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -133,19 +144,54 @@ def _train(options: argparse.Namespace) -> int:
     return _train_all(configs, options.results, options)
 
 
-def _experiment(options: argparse.Namespace) -> int:
+def _configs_of_experiments(options: argparse.Namespace) -> dict[str, list[TrainConfig]]:
+    """The configurations of every experiment named; says in which ways it is shorter than the paper's."""
     lengths = {
         "iterations": options.iterations,
         "seeds": options.num_seeds,
         "tasks_per_iteration": options.tasks_per_iteration,
         "eval_tasks": options.eval_tasks,
     }
-    configs, reductions = experiment(
-        options.name, options.preset, **{key: value for key, value in lengths.items() if value is not None}
-    )
-    for reduction in reductions:
+    given = {key: value for key, value in lengths.items() if value is not None}
+    made = {name: experiment(name, options.preset, **given) for name in options.names}
+    for reduction in [sentence for _, reductions in made.values() for sentence in reductions]:
         print(f"reduced: {reduction}")
-    return _train_all(configs, options.results, options)
+    return {name: configs for name, (configs, _) in made.items()}
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    configs = [config for configs in _configs_of_experiments(options).values() for config in configs]
+    return _train_all(list(dict.fromkeys(configs)), options.results, options)
+
+
+def _cost(options: argparse.Namespace) -> int:
+    counted: set[TrainConfig] = set()
+    total = 0.0
+    for name, configs in _configs_of_experiments(options).items():
+        cost = estimate(
+            [config for config in configs if config not in counted],
+            results=options.results,
+            root=options.data_dir,
+            device=options.device,
+            tasks_per_chunk=options.tasks_per_chunk,
+        )
+        counted.update(configs)
+        total += cost.hours
+        print(
+            f"{name}: {cost.runs} runs to train, {cost.iterations:,} iterations in all, each of "
+            f"{configs[0].tasks_per_iteration} tasks: {_duration(cost.hours)}",
+            flush=True,
+        )
+    print(
+        f"together {_duration(total)} of training, estimated from a few iterations here; finished runs are not counted"
+    )
+    return 0
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{60 * hours:.1f} minutes"
+    return f"{hours:,.1f} hours" if hours < 100 else f"{hours:,.0f} hours ({hours / 24:,.0f} days)"
 
 
 def _resume(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from core.errors import UserError, unknown_name
 from core.models import MODELS
-from core.models.conv import Downsample, NormMode
+from core.models.conv import MAX_DEPTH, Downsample, NormMode
 from core.optimizers import OPTIMIZERS
 from core.tasks import DATASETS
 
@@ -122,6 +122,13 @@ class TrainConfig:
     def model_options(self) -> dict[str, Any]:
         """What `make_model` takes from here."""
         return {name: getattr(self, name) for name in _MODEL_FIELDS if getattr(self, name) is not None}
+
+    @property
+    def num_layers(self) -> int | None:
+        """Convolutional layers, stated or by default; None for a model that has none."""
+        if self.model != "cnn":
+            return None
+        return MAX_DEPTH if self.depth is None else self.depth
 
     def rule_options(self) -> dict[str, Any]:
         """What `make_optimizer` takes from here."""

@@ -423,7 +423,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             # Groups are measured on the same tasks, drawn once for all of them and forgotten.
             fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
             for group in [group for group in groups if group.configs]:
-                if _is_curve_point(iteration, group.configs[0]) and group.curve_end < iteration:
+                if is_curve_point(iteration, group.configs[0]) and group.curve_end < iteration:
                     group.measure(fixed_tasks)
                     _log(writers.get(id(group)), group)
                 if iteration == group.target:
@@ -453,7 +453,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             raise Interrupted(f"stopped after the last of {target} iterations; these runs are finished")
 
 
-def _is_curve_point(iteration: int, config: TrainConfig) -> bool:
+def is_curve_point(iteration: int, config: TrainConfig) -> bool:
     """Whether the curve has a point there: the ends, every `eval_every`, and 10, 20, 50, 100, ... before the first."""
     every = config.eval_every
     if iteration in (0, config.iterations) or not every:

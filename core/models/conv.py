@@ -15,6 +15,7 @@ from core.task_parameter import TaskParameter
 NormMode = Literal["batch", "instance", "none"]
 Downsample = Literal["stride", "max_pool"]
 
+MAX_DEPTH = 4  # what Finn et al. (2017) have, and the default
 POOLED = 5  # height and width of what reaches FC with "max_pool": 84 pixels halved four times
 
 
@@ -145,14 +146,14 @@ class CNN(TaskSequential):
         channels: int,
         outputs: int,
         *,
-        depth: int = 4,
+        depth: int = MAX_DEPTH,
         filters: int = 64,
         norm_mode: NormMode = "batch",
         downsample: Downsample = "stride",
     ) -> None:
         super().__init__()
-        if not 1 <= depth <= 4:
-            raise UserError(f"a CNN has 1 to 4 convolutional layers, not {depth}")
+        if not 1 <= depth <= MAX_DEPTH:
+            raise UserError(f"a CNN has 1 to {MAX_DEPTH} convolutional layers, not {depth}")
         if norm_mode not in NORMS:
             raise unknown_name("norm_mode", norm_mode, NORMS)
         if downsample not in ("stride", "max_pool"):

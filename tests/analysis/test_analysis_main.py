@@ -33,6 +33,20 @@ def test_all_studies_of_all_runs_and_then_nothing_to_do(saved, capsys):
     assert all((saved / name).stat().st_mtime_ns > before[name] for name in made)
 
 
+def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(saved_cnn, capsys):
+    path = list_runs(saved_cnn).query("model == 'cnn'")["path"].item()  # two layers, trained with KFC
+    of_figures = {"training_curves", "depth_sweep", "optimizer_comparison", "upper_bound"}
+    command = ["all", "--results", str(saved_cnn), "--num-tasks", "1", "--quiet"]
+    assert main(command) == 0
+    assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures
+    assert "layer_roles: no run to measure" in capsys.readouterr().out
+    assert main([*command, "--run", path]) == 0
+    assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures | {
+        "layer_roles",
+        "fc_noise",
+    }
+
+
 def test_the_command_is_kept_with_the_table(saved):
     command = ["training_curves", "--results", str(saved), "--quiet"]
     assert main(command) == 0
@@ -97,7 +111,7 @@ def test_runs_that_do_not_suit_are_told(saved, capsys):
     assert main(["linear_collapse", "--results", str(saved)]) == 2
     assert "suits study 'linear_collapse'" in capsys.readouterr().err
     assert main(["all", "--results", str(saved), "--num-tasks", "2", "--quiet"]) == 0
-    assert "linear_collapse: no run suits it" in capsys.readouterr().out
+    assert "linear_collapse: no run to measure" in capsys.readouterr().out
 
 
 def test_unfinished_runs_are_skipped_and_named(saved, capsys):

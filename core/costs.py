@@ -1,0 +1,92 @@
+"""What an experiment costs on this machine, before it starts: a few iterations of each kind are timed."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from core.config import TrainConfig
+from core.device import checked_device
+from core.runs import is_finished
+from core.tasks import make_tasks
+from core.tasks.base import SPLITS, TaskSource, concatenate
+from core.training import Group, is_curve_point
+
+# A first step of one task of one run tells which kind is slow. Those are timed so, and the rest is multiplied.
+SLOW_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate for the runs that are not finished yet.
+
+    Attributes:
+        runs: how many.
+        iterations: meta-training iterations of all of them together.
+        hours: of training on this machine, all runs one after the other or as they are trained together.
+    """
+
+    runs: int
+    iterations: int
+    hours: float
+
+
+def estimate(
+    configs: Sequence[TrainConfig],
+    *,
+    results: str | Path,
+    root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    tasks_per_chunk: int | None = None,
+) -> Cost:
+    """What `core.meta_train_many` with the same arguments will take.
+
+    Data sets are read, or downloaded, here already, so that none is missed hours later.
+
+    Raises:
+        UserError: for settings that do not fit together, or missing data.
+    """
+    where = checked_device(device)
+    families: dict[TrainConfig, list[TrainConfig]] = defaultdict(list)
+    for config in dict.fromkeys(configs):
+        if not is_finished(Path(results) / "runs" / config.id):
+            families[replace(config, seed=0)].append(config)
+    seconds = 0.0
+    for family in families.values():
+        sources = [make_tasks(c.dataset, seed=c.seed, root=root, device=where, **c.task_options()) for c in family]
+        seconds += _seconds(family, sources, where, tasks_per_chunk)
+    runs = [config for family in families.values() for config in family]
+    return Cost(len(runs), sum(config.iterations for config in runs), seconds / 3600)
+
+
+def _seconds(
+    configs: Sequence[TrainConfig], sources: Sequence[TaskSource], device: torch.device, tasks_per_chunk: int | None
+) -> float:
+    """Seconds of training runs that differ in the seed alone."""
+    config = configs[0]
+    alone = Group(configs[:1], sources[:1], None, device, tasks_per_chunk)
+    _step_seconds(alone, 1)  # the first of a kind sets things up
+    step = _step_seconds(alone, 1)
+    if step > SLOW_SECONDS:
+        # As slow as this, tasks and runs side by side save little.
+        iteration = step * config.tasks_per_iteration * len(configs)
+        group, share = alone, config.eval_tasks * len(configs)
+    else:
+        group, share = Group(configs, sources, None, device, tasks_per_chunk), config.eval_tasks
+        iteration = min(_step_seconds(group, config.tasks_per_iteration) for _ in range(2))
+    group.configs = [replace(c, eval_tasks=1) for c in group.configs]
+    started = time.perf_counter()
+    group.measure(TaskSource.sample)
+    point = (time.perf_counter() - started) * share
+    num_points = sum(is_curve_point(i, config) for i in range(config.iterations + 1))
+    return config.iterations * iteration + num_points * point
+
+
+def _step_seconds(group: Group, num_tasks: int) -> float:
+    episodes = concatenate([source.sample(SPLITS[0], num_tasks, 0) for source in group.sources])
+    started = time.perf_counter()
+    group.step(episodes)
+    return time.perf_counter() - started
