@@ -30,8 +30,9 @@ IMAGES = (*OMNIGLOT_LIKE, "cifar_fs", "mini_imagenet")
 # What the paper's linear experiments fix; runs with other settings are of other experiments, and are left out.
 _SYNTHETIC_SETTING = {"steps": 1}
 _IMAGE_SETTING = {"ways": 5, "shots": 1, "steps": 2}
-# Settings that a run may leave to the data set, and what it then has. A test holds them against `core.tasks.synthetic`.
+# Settings that a run may leave to the data set or the model, and what it then has. Tests hold them against `core`.
 SYNTHETIC_DEFAULTS = {"points": 1000, "same_points": True}
+CNN_DEFAULTS = {"depth": 4, "filters": 64, "norm_mode": "batch", "downsample": "stride"}
 # What the models of one panel have to share; lengths and learning rates are each method's own.
 _TASK_SETTINGS = (
     "ways",
@@ -199,7 +200,8 @@ def read_runs(
         config = provenance.get(run, {}).get("config")
         if not config:
             raise FigureError(f"table {study}/{run} does not say how the run was configured, so it cannot be labelled")
-        configs[run] = config
+        stated = {key: value for key, value in config.items() if value is not None}
+        configs[run] = {**config, **CNN_DEFAULTS, **stated} if config["model"] == "cnn" else config
     frame.attrs.clear()  # pandas copies them, deeply, with every selection
     return choose(Runs(frame, configs), where)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from core.models.conv import CNN
 from core.tasks.synthetic import SyntheticTasks
 from figures import data
 from figures.data import Where
@@ -214,6 +215,11 @@ def test_the_full_length_is_said_to_be_the_papers(results):
 def test_settings_left_to_the_data_set_are_those_of_the_data_set():
     defaults = {name: p.default for name, p in inspect.signature(SyntheticTasks).parameters.items()}
     assert {key: defaults[key] for key in data.SYNTHETIC_DEFAULTS} == data.SYNTHETIC_DEFAULTS
+
+
+def test_settings_left_to_the_network_are_those_of_the_network():
+    defaults = {name: p.default for name, p in inspect.signature(CNN).parameters.items()}
+    assert {key: defaults[key] for key in data.CNN_DEFAULTS} == data.CNN_DEFAULTS
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ def write(folder, study, seed=0, *, status="ok", dataset="glyphs", draws=2, **ch
     write_table(folder, study, run, frame, provenance(config=config, command="test"))
 
 
+def test_a_run_that_leaves_its_depth_to_the_network_has_the_networks(tmp_path):
+    write(tmp_path, "layer_roles", depth=None)
+    assert list(fig2.traces(tmp_path)) == ["fig2_glyphs"]
+
+
 def test_every_mark_is_the_mean_over_seeds_tasks_and_draws(tmp_path):
     for seed in (0, 1):
         for study in ("layer_roles", "fc_noise"):
