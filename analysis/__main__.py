@@ -56,7 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
         for name, jobs in {name: _jobs(name, runs, options) for name in names}.items():
             for run in tqdm(jobs, desc=name, unit="table", disable=options.quiet or not jobs):
                 path = carry_out(
-                    options.results, name, run, num_tasks=options.num_tasks, seed=options.seed, command=command
+                    options.results,
+                    name,
+                    run,
+                    num_tasks=options.num_tasks,
+                    seed=options.seed,
+                    command=command,
+                    progress=not options.quiet,
                 )
                 tqdm.write(f"wrote {path}")
     except (StudyError, UserError) as error:

@@ -37,7 +37,7 @@ class Study:
 
     Attributes:
         about: one line for `--help`.
-        measure: from a run, a number of test tasks and their seed to a table.
+        measure: from a run, a number of test tasks, their seed and whether to show progress to a table.
         suits: whether a run of a configuration can be studied.
         drawn: whether `all` measures it, too: no figure of the paper draws the others.
         meets_tasks: whether the table depends on the test tasks, or on the run alone.
@@ -46,7 +46,7 @@ class Study:
     """
 
     about: str
-    measure: Callable[[Run, int, int], pd.DataFrame]
+    measure: Callable[[Run, int, int, bool], pd.DataFrame]
     suits: Callable[[TrainConfig], bool] = lambda config: True
     drawn: Callable[[TrainConfig], bool] = lambda config: True
     meets_tasks: bool = True
@@ -68,54 +68,54 @@ def _is_scnn(config: TrainConfig) -> bool:
 STUDIES: dict[str, Study] = {
     "post_adaptation": Study(
         "loss and accuracy of linear models on test tasks before and after adaptation (Fig. 1, Table 1)",
-        lambda run, num_tasks, seed: post_adaptation(run, num_tasks=num_tasks, seed=seed),
+        lambda run, num_tasks, seed, progress: post_adaptation(run, num_tasks=num_tasks, seed=seed),
         suits=lambda config: not _is_cnn(config),  # which depth_sweep measures
     ),
     "training_curves": Study(
         "loss and accuracy along meta-training (Fig. A.1, A.2, A.3)",
-        lambda run, num_tasks, seed: training_curves(run),
+        lambda run, num_tasks, seed, progress: training_curves(run),
         meets_tasks=False,
     ),
     "layer_roles": Study(
         "each layer frozen alone, and adapting alone (Fig. 2)",
-        lambda run, num_tasks, seed: layer_roles(run, num_tasks=num_tasks, seed=seed, progress=True),
+        lambda run, num_tasks, seed, progress: layer_roles(run, num_tasks=num_tasks, seed=seed, progress=progress),
         suits=_is_cnn,
         drawn=_is_deepest_maml,
     ),
     "fc_noise": Study(
         "noise on the last layer before adaptation, the early layers held fixed (Fig. 2)",
-        lambda run, num_tasks, seed: fc_noise(run, num_tasks=num_tasks, seed=seed, progress=True),
+        lambda run, num_tasks, seed, progress: fc_noise(run, num_tasks=num_tasks, seed=seed, progress=progress),
         suits=_is_cnn,
         drawn=_is_deepest_maml,
     ),
     "depth_sweep": Study(
         "accuracy against the number of convolutional layers (Fig. 3, Table A1)",
-        lambda run, num_tasks, seed: comparison(run, num_tasks=num_tasks, seed=seed),
+        lambda run, num_tasks, seed, progress: comparison(run, num_tasks=num_tasks, seed=seed),
         suits=_is_cnn,
         drawn=lambda config: config.method in ("maml", "kfc"),
     ),
     "optimizer_comparison": Study(
         "accuracy of the methods on one model (Table 2)",
-        lambda run, num_tasks, seed: comparison(run, num_tasks=num_tasks, seed=seed),
+        lambda run, num_tasks, seed, progress: comparison(run, num_tasks=num_tasks, seed=seed),
         suits=_is_cnn,
         drawn=_is_scnn,
     ),
     "upper_bound": Study(
         "the model trained on each test task alone (Table 2); one table for each model and kind of task",
-        lambda run, num_tasks, seed: upper_bound(run, num_tasks=num_tasks, seed=seed),
+        lambda run, num_tasks, seed, progress: upper_bound(run, num_tasks=num_tasks, seed=seed),
         suits=_is_cnn,
         drawn=_is_scnn,
         of_tasks=lambda run, seed: f"{run.config.dataset}-cnn-{run.config.num_layers}-{_setting_digest(run)}-s{seed}",
     ),
     "ceilings": Study(
         "the mean and the Bayes classifier on synthetic tasks; one table for each number of points, not for each run",
-        lambda run, num_tasks, seed: ceilings(_fresh(run, seed), num_tasks=num_tasks),
+        lambda run, num_tasks, seed, progress: ceilings(_fresh(run, seed), num_tasks=num_tasks),
         suits=lambda config: config.dataset == "synthetic",
         of_tasks=lambda run, seed: f"synthetic-{_fresh(run, seed).points}-points-s{seed}",
     ),
     "linear_collapse": Study(
         "LinNet as one matrix, and the update map that its depth amounts to, beside KLin's",
-        lambda run, num_tasks, seed: linear_collapse(run, num_tasks=num_tasks, seed=seed),
+        lambda run, num_tasks, seed, progress: linear_collapse(run, num_tasks=num_tasks, seed=seed),
         suits=collapses,
     ),
 }
@@ -188,7 +188,14 @@ def up_to_date(results: str | Path, study: str, run: Run, *, num_tasks: int, see
 
 
 def carry_out(
-    results: str | Path, study: str, run: Run, *, num_tasks: int = 100, seed: int = 0, command: str | None = None
+    results: str | Path,
+    study: str,
+    run: Run,
+    *,
+    num_tasks: int = 100,
+    seed: int = 0,
+    command: str | None = None,
+    progress: bool = False,
 ) -> Path:
     """Measure, and write the table with its provenance; an older table is replaced (ask `up_to_date` before).
 
@@ -199,6 +206,7 @@ def carry_out(
         num_tasks: test tasks.
         seed: seed of the test tasks.
         command: what was typed, for the provenance.
+        progress: whether studies that take long show a progress bar.
 
     Returns:
         The table's path.
@@ -211,7 +219,7 @@ def carry_out(
     if not chosen.suits(run.config):
         raise StudyError(f"run {run.id} does not suit study {study!r}: {chosen.about}")
     start = time.perf_counter()
-    frame = chosen.measure(run, num_tasks, seed)
+    frame = chosen.measure(run, num_tasks, seed, progress)
     seconds = time.perf_counter() - start
     device = torch.device("cpu") if study == "ceilings" else next(iter(run.theta.values())).device
     origin = provenance(

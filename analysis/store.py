@@ -5,9 +5,7 @@ parquet schema metadata. Readers never write. Neither torch nor the engine is im
 """
 
 import json
-import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -340,6 +338,8 @@ def provenance(
         `PROVENANCE_KEYS`, among them `code_version` (git commit, "-dirty" if files differ from it; or the installed
         version), `packages` (name to version, Python and the operating system included) and `date` (UTC, ISO 8601).
     """
+    from core.version import code_version  # not above: `core` loads torch, which those who only read do without
+
     versions = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in PACKAGES:
         try:
@@ -349,7 +349,7 @@ def provenance(
     return {
         "config": dict(config or {}),
         "settings": dict(settings or {}),
-        "code_version": code_version(),
+        "code_version": code_version("core", "analysis"),
         "packages": versions,
         "device": device,
         "dataset_fingerprint": dataset_fingerprint,
@@ -357,27 +357,6 @@ def provenance(
         "wall_seconds": float(wall_seconds),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
     }
-
-
-def code_version() -> str:
-    """Git commit of this source tree, with "-dirty" if it has changes; else the installed version; else "unknown"."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", os.fspath(root), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        # Not in a folder further up: that is somebody else's repository, which this code was installed into.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
-            commit = git("rev-parse", "HEAD")
-            return commit + ("-dirty" if git("status", "--porcelain", "--", "core", "analysis") else "")
-    except (OSError, subprocess.SubprocessError):
-        pass
-    try:
-        return metadata.version("adaptlens")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:

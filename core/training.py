@@ -105,7 +105,7 @@ class Group:
         self.iteration = 0
         self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
         self.seconds = 0.0  # in `step`, by the clock
-        self.code_version = code_version()
+        self.code_version = code_version("core")
         self.finished: list[Run] = []
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
 

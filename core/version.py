@@ -1,4 +1,4 @@
-"""Which code made a result; a twin of what `analysis.store` says of tables, which loads no torch."""
+"""Which code made a result."""
 
 import os
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 @cache
-def code_version() -> str:
-    """Git commit of this source tree, with "-dirty" if the engine has changes; else the installed version or "unknown".
+def code_version(*folders: str) -> str:
+    """Git commit of this source tree, "-dirty" if `folders` have changes; else the installed version, else "unknown".
 
-    Asked once a process, when training begins: what is committed while it runs is not the code that runs.
+    Asked once a process: what is committed while it runs is not the code that runs.
     """
     root = Path(__file__).resolve().parent.parent
 
@@ -22,7 +22,7 @@ def code_version() -> str:
     try:
         # Not in a folder further up: that is somebody else's repository, which this code was installed into.
         if Path(git("rev-parse", "--show-toplevel")).resolve() == root:
-            return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", "core") else "")
+            return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", *folders) else "")
     except (OSError, subprocess.SubprocessError):
         pass
     try:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import store
 from analysis.errors import StudyError
 from analysis.store import (
     PROVENANCE_KEYS,
@@ -137,19 +136,6 @@ def test_provenance_says_where_and_when():
     assert found["packages"]["pandas"] == pd.__version__
     assert datetime.fromisoformat(found["date"]).utcoffset().total_seconds() == 0
     assert found["code_version"]
-
-
-def test_the_code_version_outside_a_repository_is_the_installed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "analysis" / "store.py"))
-    monkeypatch.setattr(store.metadata, "version", lambda name: {"adaptlens": "1.2.3"}[name])
-    assert store.code_version() == "1.2.3"
-    # Installed into an environment inside somebody else's repository: that commit is not ours.
-    git = ["git", "-C", tmp_path, "-c", "user.name=x", "-c", "user.email=x"]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "x"], check=True)
-    (tmp_path / "site").mkdir()
-    monkeypatch.setattr(store, "__file__", str(tmp_path / "site" / "analysis" / "store.py"))
-    assert store.code_version() == "1.2.3"
 
 
 def test_incomplete_provenance_is_refused(tmp_path):
