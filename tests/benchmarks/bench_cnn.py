@@ -122,7 +122,8 @@ def main() -> None:
         "the study": (on_threads(threads, lambda: layer_roles(run, num_tasks=STUDY_TASKS)), 1),
         "eleven evaluations": (on_threads(threads, lambda: separate_evaluations(run)), 1),
     }
-    print(report(paired(sides, 1 if arguments.quick else 3), "eleven evaluations").to_string(index=False))
+    seconds = paired(sides, 1 if arguments.quick else 3, warm_up=False)
+    print(report(seconds, "eleven evaluations").to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,16 @@ def on_threads(num_threads: int, run: Callable[[], object]) -> Callable[[], obje
     return run_so
 
 
-def paired(sides: dict[str, tuple[Callable[[], object], int]], rounds: int) -> pd.DataFrame:
+def paired(sides: dict[str, tuple[Callable[[], object], int]], rounds: int, *, warm_up: bool = True) -> pd.DataFrame:
     """Seconds a step of every side, one row a round; the order within a round is shuffled.
 
-    A side is a function and how many steps a call of it makes.
+    A side is a function and how many steps a call of it makes. First calls set things up: without `warm_up`, they
+    were made before.
     """
     order = random.Random(0)
     for run, _ in sides.values():
-        run()  # first calls set things up
+        if warm_up:
+            run()
     rows = []
     for _ in range(rounds):
         row = {}
