@@ -10,6 +10,7 @@ Interventions compose: `freeze("C1", "C2", "C3") + perturb("FC", std=0.5)`. Laye
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from typing import Literal, Protocol
 
 import pandas as pd
@@ -242,11 +243,30 @@ def intervene(
 
 
 class _Inputs:
-    """What reaches each stage of the network at theta_0, computed once and kept for all interventions."""
+    """What interventions have in common: what reaches each stage at theta_0, and the first step. Computed once."""
 
     def __init__(self, run: Run, episodes: Episodes) -> None:
         self.run = run
         self._known = {0: episodes}
+        self._first: tuple[dict[str, Tensor], Tensor] | None = None
+
+    def first_step(self) -> tuple[dict[str, Tensor], Tensor]:
+        """theta_1 (T, *shape) if all adapt by gradient descent, and loss and accuracy (T, 1, 2 sets, 2 measures) at 0.
+
+        A gradient at theta_0 does not depend on which tensors take it.
+        """
+        if self._first is None:
+            run, config, part = self.run, self.run.config, self._known[0]
+            loop = InnerLoop(1, config.adapt_lr, True, config.lr_scope)
+            walk = inner_loop(
+                run.model, run.rule, one_replica(run.theta), one_replica(run.xi), part.support_x, part.support_y,
+                part.kind, loop, create_graph=False,
+            )  # fmt: skip
+            at_start = measure(islice(walk, 1), part, 1)
+            state, _, _ = next(walk)
+            theta = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+            self._first = theta, at_start
+        return self._first
 
     def of(self, stage: int) -> Episodes:
         """The episodes with examples as they reach `stage`."""
@@ -277,7 +297,14 @@ def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[to
     own = {name for name, _ in module.named_parameters()}
     theta = {name: tensor for name, tensor in one_replica(run.theta).items() if name in own}
     xi = {key: tensor for key, tensor in one_replica(run.xi).items() if key.rpartition(".")[0] in own}
-    num_tasks = len(streams)
+    num_tasks, steps = len(streams), config.steps
+    shares_first_step = run.rule.is_gradient_descent and steps > 0 and not plan.before and not plan.between
+    values = []
+    # Plans that leave adaptation as it is are walked as evaluation walks, to be equal bit for bit.
+    if shares_first_step and len(adapted) < len(names):
+        theta_1, at_start = inputs.first_step()
+        theta = {name: theta_1[name] if name in adapted else tensor for name, tensor in theta.items()}
+        values, steps = [at_start], steps - 1
 
     def apply(parameters: dict[str, Tensor], changes: Sequence[Change]) -> dict[str, Tensor]:
         return reduce(lambda values, change: {**values, **change(values, streams)}, changes, parameters)
@@ -288,16 +315,16 @@ def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[to
         theta = {name: theta[name] if after[name] is whole[name] else after[name] for name in theta}
 
     def between(state: State) -> None:
-        if plan.between and state.step < config.steps:
+        if plan.between and state.step < steps:
             before = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
             for name, tensor in apply(before, plan.between).items():
                 if tensor is not before[name]:
                     state.theta[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_())
 
-    loop = InnerLoop(config.steps, config.adapt_lr, True, config.lr_scope, None if adapted == tuple(names) else adapted)
+    loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, None if adapted == tuple(names) else adapted)
     part = inputs.of(start)
     walk = inner_loop(
         module, run.rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False,
         between=between,
     )  # fmt: skip
-    return measure(walk, part, config.steps)
+    return torch.cat([*values, measure(walk, part, steps)], dim=1)

@@ -108,9 +108,10 @@ def test_interventions_leave_the_run_untouched(run):
     assert all(torch.equal(before[name], tensor) for name, tensor in run.model.state_dict().items())
 
 
-def test_noise_is_that_of_a_model_whose_weights_were_changed(run):
+@pytest.mark.parametrize("also", [Intervention(), freeze("C1")], ids=["all adapt", "C1 frozen"])
+def test_noise_is_that_of_a_model_whose_weights_were_changed(run, also):
     std, seed = 0.7, 5
-    table = intervene(run, {"noise": perturb("FC", std=std)}, num_tasks=3, seed=seed, draws=2)
+    table = intervene(run, {"noise": also + perturb("FC", std=std)}, num_tasks=3, seed=seed, draws=2)
     for draw in range(2):
         thetas = []
         for task in range(3):
@@ -120,7 +121,7 @@ def test_noise_is_that_of_a_model_whose_weights_were_changed(run):
             for name in ("FC.weight", "FC.bias"):
                 noisy[name] = run.theta[name] + std * scale * torch.randn(run.theta[name].shape, generator=stream)
             thetas.append(noisy)
-        expected = naive(run, None, thetas, 3, seed)
+        expected = naive(run, also.adapted(list(run.theta)), thetas, 3, seed)
         found = table[table["draw"] == draw].reset_index(drop=True)
         np.testing.assert_allclose(found["loss"], expected["loss"], rtol=2e-5)
 
@@ -137,12 +138,15 @@ def test_no_noise_is_none_and_stronger_noise_is_the_same_noise(run):
     torch.testing.assert_close(*noises)
 
 
-def test_noise_between_the_steps_changes_what_comes_after(run):
-    table = intervene(run, {"none": None, "between": perturb("FC", std=2.0, when="between")}, num_tasks=3)
+@pytest.mark.parametrize("also", [Intervention(), freeze("C1")], ids=["all adapt", "C1 frozen"])
+def test_noise_between_the_steps_changes_what_comes_after(run, also):
+    noise = also + perturb("FC", std=2.0, when="between")
+    table = intervene(run, {"none": also, "between": noise}, num_tasks=3)
     changed = numbers(table, "between")["loss"].to_numpy() != numbers(table, "none")["loss"].to_numpy()
     step = numbers(table, "none")["step"]
     assert not changed[step == 0].any()
     assert changed[step == 1].all()
+    assert changed[step == 2].all()
 
 
 def test_tasks_do_not_depend_on_how_many_there_are(run):

@@ -73,6 +73,7 @@ def untrained_run() -> Run:
             dataset="glyphs", ways=WAYS, shots=SHOTS, model="cnn", depth=4, method="maml", steps=STEPS, adapt_lr=RATE,
             first_order=False, meta_optimizer="adam", meta_lr=0.003, iterations=0, tasks_per_iteration=1, eval_tasks=1,
         ),
+        results=None,
         device="cpu",
         progress=False,
     )  # fmt: skip
