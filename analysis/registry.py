@@ -101,8 +101,8 @@ STUDIES: dict[str, Study] = {
         drawn=_is_scnn,
     ),
     "upper_bound": Study(
-        "the model trained on each test task alone (Table 2); one table for each model and kind of task",
-        lambda run, num_tasks, seed, progress: upper_bound(run, num_tasks=num_tasks, seed=seed),
+        "the model trained on all images of each test task alone (Table 2); one table for each model and kind of task",
+        lambda run, num_tasks, seed, progress: upper_bound(run, num_tasks=num_tasks, seed=seed, progress=progress),
         suits=_is_cnn,
         drawn=_is_scnn,
         of_tasks=lambda run, seed: f"{run.config.dataset}-cnn-{run.config.num_layers}-{_setting_digest(run)}-s{seed}",

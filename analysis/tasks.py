@@ -21,12 +21,21 @@ def draw_test_tasks(source: TaskSource, num_tasks: int) -> Episodes:
     Raises:
         StudyError: for fewer than one task, or more than a fixed pool has (repeats would pass for more evidence).
     """
+    check_num_tasks(source, num_tasks)
+    return concatenate([source.sample("test", 1, index=task) for task in range(num_tasks)])
+
+
+def check_num_tasks(source: TaskSource, num_tasks: int) -> None:
+    """Whether `source` has as many test tasks.
+
+    Raises:
+        StudyError: if not, or for fewer than one task.
+    """
     if num_tasks < 1:
         raise StudyError(f"num_tasks must be at least 1, got {num_tasks}")
     pools = getattr(source, "pool_sizes", None)
     if pools is not None and num_tasks > pools["test"]:
         raise StudyError(f"{num_tasks} tasks asked for, but the test pool of {source.name} has {pools['test']}")
-    return concatenate([source.sample("test", 1, index=task) for task in range(num_tasks)])
 
 
 def run_columns(run: Run) -> dict[str, Any]:

@@ -1,66 +1,102 @@
 """What a model reaches on a task that it is trained on alone, from scratch: the upper bound of the paper's Table 2."""
 
+from typing import Literal, get_args
+
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from analysis.errors import StudyError
-from analysis.tasks import draw_test_tasks
+from analysis.errors import StudyError, unknown_name
+from analysis.tasks import check_num_tasks
 from core import Episodes, Run, make_model
 from core.adaptation import batched_forward
 from core.evaluation import default_chunk
 from core.losses import task_accuracies, task_losses
 from core.seeds import derive_seed
 from core.task_parameter import TaskParameter
-from core.tasks.base import TaskShape
+from core.tasks.base import TaskShape, concatenate
+from core.tasks.images import ImageTasks
 
-LR = 0.003  # of Adam
-LOSS = 0.01  # nats: the support set is learned by heart
+LR = 0.03  # of Adam; of 0.003, 0.01 and 0.03 it came to the stopping rule in the fewest steps
+LOSS = 0.01  # nats: what it learns from is learned by heart
 MAX_STEPS = 500
+
+LearnsFrom = Literal["class", "support"]
 
 
 def upper_bound(
-    run: Run, *, num_tasks: int = 100, seed: int = 0, lr: float = LR, loss: float = LOSS, max_steps: int = MAX_STEPS
+    run: Run,
+    *,
+    num_tasks: int = 100,
+    seed: int = 0,
+    learns_from: LearnsFrom = "class",
+    lr: float = LR,
+    loss: float = LOSS,
+    max_steps: int = MAX_STEPS,
+    progress: bool = False,
 ) -> pd.DataFrame:
-    """Train the architecture of `run` on the support set of each test task alone, and measure it on the query set.
+    """Train the architecture of `run` on each test task alone, and measure it on the query set.
 
-    Nothing that the run has learned is used: each task starts from random weights of its own. Training (Adam, the whole
-    support set in every step) stops for a task at the first step whose support loss is at most `loss`, or after
-    `max_steps`; `converged` says which. All tasks are trained at once, on the task axis.
+    Nothing that the run has learned is used: each task starts from random weights of its own. Training (Adam, all
+    examples in every step) stops for a task at the first step whose loss is at most `loss`, or after `max_steps`;
+    `converged` says which. Tasks are trained many at once, on the task axis.
+
+    The paper says that the model is trained on each task to convergence, but not on which examples. The few of the
+    support set cannot be meant: trained on them from scratch, the network does worse than MAML, and 58 % on
+    mini-ImageNet from one image a class are out of reach. So by default it learns from every image of the task's
+    classes that is not in the query set.
 
     Args:
         run: a saved run, for its model and its tasks.
         num_tasks: test tasks.
         seed: seed of the test tasks and of the initial weights.
+        learns_from: "class", all images of the task's classes but its query set, or "support", its support set.
         lr: learning rate of Adam.
-        loss: support loss, in nats, at which a task is learned.
+        loss: training loss, in nats, at which a task is learned.
         max_steps: steps after which training stops in any case.
+        progress: whether to show a progress bar.
 
     Returns:
         The table `upper_bound` of `analysis.store.SCHEMAS`, one row a task.
 
     Raises:
-        StudyError: for fewer than one step, or more test tasks than there are.
+        StudyError: for fewer than one step, more test tasks than there are, an unknown `learns_from`, or one of
+            "class" where the tasks are not made of classes of images.
         UserError: for a data set whose files are not found.
     """
     if max_steps < 1:
         raise StudyError(f"max_steps must be at least 1, got {max_steps}")
+    if learns_from not in get_args(LearnsFrom):
+        raise unknown_name("learns_from", learns_from, get_args(LearnsFrom))
     config = run.config
-    episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    size = default_chunk(run.model, episodes)
-    shape = TaskShape(tuple(run.info["example_shape"]), run.info["num_outputs"])
-    parts = []
-    for first in range(0, num_tasks, size):
-        part = episodes[first : first + size]
-        models = [
-            make_model(
-                config.model, shape, seed=derive_seed(seed, "upper bound", first + i), **config.model_options()
-            ).to(part.support_x.device)
-            for i in range(part.num_tasks)
-        ]
-        theta = {name: torch.stack(list(tensors)).detach() for name, tensors in _by_name(models).items()}
-        parts.append(_train(run, theta, part, lr, loss, max_steps).assign(task=range(first, first + part.num_tasks)))
+    source = run.tasks(seed=seed)
+    check_num_tasks(source, num_tasks)
+    if learns_from == "support":
+        draw = source.draw
+    elif isinstance(source, ImageTasks):
+        draw = source.draw_whole
+    else:
+        raise StudyError(f"{config.dataset} has no further examples of a task; use learns_from='support'")
+    shape = TaskShape(source.example_shape, source.num_outputs)
+    size = default_chunk(run.model, draw("test", 1, 0))
+    parts, training_shots = [], 0
+    with tqdm(total=num_tasks, unit="task", disable=not progress, leave=False) as bar:
+        for first in range(0, num_tasks, size):
+            # Drawn one by one, as for the other studies, so that tasks are paired.
+            part = concatenate([draw("test", 1, task) for task in range(first, min(first + size, num_tasks))])
+            training_shots = part.support_x.shape[1] // source.ways
+            models = [
+                make_model(
+                    config.model, shape, seed=derive_seed(seed, "upper bound", first + i), **config.model_options()
+                ).to(part.support_x.device)
+                for i in range(part.num_tasks)
+            ]
+            theta = {name: torch.stack(list(tensors)).detach() for name, tensors in _by_name(models).items()}
+            found = _train(run, theta, part, lr, loss, max_steps)
+            parts.append(found.assign(task=range(first, first + part.num_tasks)))
+            bar.update(part.num_tasks)
     table = pd.concat(parts, ignore_index=True).assign(
         dataset=config.dataset,
         model=config.model,
@@ -68,11 +104,12 @@ def upper_bound(
         norm_mode=config.norm_mode or "",
         ways=pd.array([config.ways] * num_tasks, dtype="Int64"),
         shots=pd.array([config.shots] * num_tasks, dtype="Int64"),
+        training_shots=pd.array([training_shots] * num_tasks, dtype="Int64"),
         task_seed=seed,
     )
-    lost = ~np.isfinite(table["support_loss"]) | ~np.isfinite(table["loss"])
+    lost = ~np.isfinite(table["training_loss"]) | ~np.isfinite(table["loss"])
     table["status"] = np.where(lost, "diverged", "ok")
-    table.loc[lost, ["support_loss", "loss", "accuracy"]] = np.nan
+    table.loc[lost, ["training_loss", "loss", "accuracy"]] = np.nan
     return table
 
 
@@ -84,7 +121,7 @@ def _by_name(models: list[torch.nn.Module]) -> dict[str, tuple[Tensor, ...]]:
 def _train(
     run: Run, theta: dict[str, Tensor], episodes: Episodes, lr: float, loss: float, max_steps: int
 ) -> pd.DataFrame:
-    """Support loss, query loss and accuracy of each task where it stopped, and after how many steps."""
+    """Training loss, query loss and accuracy of each task where it stopped, and after how many steps."""
     theta = {name: tensor.requires_grad_() for name, tensor in theta.items()}
     # Adam works element by element, so that one optimizer of stacked tensors trains every task on its own.
     optimizer = torch.optim.Adam(theta.values(), lr=lr)
@@ -115,7 +152,7 @@ def _train(
     numbers = found.double().numpy()
     return pd.DataFrame(
         {
-            "support_loss": numbers[:, 0],
+            "training_loss": numbers[:, 0],
             "loss": numbers[:, 1],
             "accuracy": numbers[:, 2],
             "training_steps": steps.numpy(),

@@ -29,8 +29,8 @@ STUDY = "optimizer_comparison"
 NEEDED = ("steps", "task_seed", "task", "step", "split", "accuracy")
 BOUND = "upper_bound"
 BOUND_NEEDED = (
-    "dataset", "model", "layers", "norm_mode", "ways", "shots", "task_seed", "task", "training_steps", "converged",
-    "accuracy", "status",
+    "dataset", "model", "layers", "norm_mode", "ways", "shots", "task_seed", "task", "training_shots",
+    "training_steps", "converged", "accuracy", "status",
 )  # fmt: skip
 LAYERS = 2
 METHODS = ("maml", "meta_sgd", "meta_curvature", "kfc")
@@ -50,6 +50,7 @@ class Bound:
         num_converged: tasks whose training ended by its stopping rule.
         steps: fewest, median and most steps of these, None if there are none.
         stopped: steps after which the others were stopped, None if there are none.
+        training_shots: images of each class that it learned from, in words.
     """
 
     mean: float
@@ -61,6 +62,7 @@ class Bound:
     num_converged: int
     steps: tuple[float, float, float] | None
     stopped: int | None
+    training_shots: str
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -132,9 +134,10 @@ def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str) -> Bound | N
             "keep the one that belongs to the runs"
         )
     good = rows[rows["status"].eq("ok")]
+    learned_from = data.in_words(rows["training_shots"].unique())
     if not len(good):
         nothing = float("nan")
-        return Bound(nothing, nothing, nothing, "", 0, len(rows), 0, None, None)
+        return Bound(nothing, nothing, nothing, "", 0, len(rows), 0, None, None, learned_from)
     over = interval(100 * good["accuracy"], over="tasks")
     ended, cut = good[good["converged"]]["training_steps"], good[~good["converged"]]["training_steps"]
     return Bound(
@@ -147,6 +150,7 @@ def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str) -> Bound | N
         len(ended),
         (float(ended.min()), float(ended.median()), float(ended.max())) if len(ended) else None,
         int(cut.max()) if len(cut) else None,
+        learned_from,
     )
 
 
@@ -212,7 +216,10 @@ def _notes(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, 
 
 
 def _describe_bound(dataset: str, found: Bound) -> str:
-    told = f"Upper bound on {style.dataset_name(dataset)}: the network trained on each of {found.num_tasks} tasks alone"
+    told = (
+        f"Upper bound on {style.dataset_name(dataset)}: the network trained from scratch on each of {found.num_tasks} "
+        f"tasks alone, on {found.training_shots} images a class (the paper does not say on how many)"
+    )
     if found.steps is not None:
         fewest, median, most = (f"{steps:,g}" for steps in found.steps)
         told += f"; {found.num_converged} converged, after {fewest} to {most} steps (median {median})"

@@ -173,22 +173,40 @@ class ImageTasks(TaskSource):
         Raises:
             UserError: for a batch of more tasks than the pool has.
         """
-        stream = generator(self.seed, "tasks", split, index)
-        if self.pool_sizes is None:
-            flat = self._draw_indices(split, num_tasks, stream)
-        else:
-            size = self.pool_sizes[split]
-            if num_tasks > size:
-                # Repeating tasks would pass for more evidence than there is.
-                raise UserError(f"{num_tasks} tasks asked for, but the {split} pool of {self.name} has {size}")
-            if split == "train":
-                members = torch.randperm(size, generator=stream)[:num_tasks]
-            else:
-                members = (index * num_tasks + torch.arange(num_tasks)) % size
-            flat = self._pool(split)[members]
+        flat = self._batch(split, num_tasks, index)
         return Episodes(
             *self._gather(split, flat[..., : self.shots]), *self._gather(split, flat[..., self.shots :]), kind=self.kind
         )
+
+    def draw_whole(self, split: str, num_tasks: int, index: int) -> Episodes:
+        """The tasks of `draw` with every image of their classes to learn from, but for the query set.
+
+        Returns:
+            Episodes; support_x is (num_tasks, ways * (samples - query_shots), C, H, W), query_x as `draw` has it.
+
+        Raises:
+            UserError: as `draw`.
+        """
+        query = self._batch(split, num_tasks, index)[..., self.shots :]
+        samples = self._images[split].shape[1]
+        every = query[..., :1] // samples * samples + torch.arange(samples, dtype=query.dtype)
+        others = every[(every[..., None] != query[..., None, :]).all(-1)].view(*query.shape[:2], -1)
+        return Episodes(*self._gather(split, others), *self._gather(split, query), kind=self.kind)
+
+    def _batch(self, split: str, num_tasks: int, index: int) -> Tensor:
+        """The images of batch `index`, (num_tasks, ways, shots + query_shots), as `_draw_indices` counts them."""
+        stream = generator(self.seed, "tasks", split, index)
+        if self.pool_sizes is None:
+            return self._draw_indices(split, num_tasks, stream)
+        size = self.pool_sizes[split]
+        if num_tasks > size:
+            # Repeating tasks would pass for more evidence than there is.
+            raise UserError(f"{num_tasks} tasks asked for, but the {split} pool of {self.name} has {size}")
+        if split == "train":
+            members = torch.randperm(size, generator=stream)[:num_tasks]
+        else:
+            members = (index * num_tasks + torch.arange(num_tasks)) % size
+        return self._pool(split)[members]
 
     def _gather(self, split: str, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Images (T, ways * k, C, H, W) and labels (T, ways * k) of the indices `flat`, (T, ways, k)."""

@@ -16,25 +16,27 @@ def run(trained_cnn):
     return load_run(list_runs(trained_cnn)["path"].iloc[0])
 
 
-def test_each_task_is_trained_alone_until_it_is_learned(run):
+@pytest.mark.parametrize("learns_from", ["class", "support"])
+def test_each_task_is_trained_alone_until_it_is_learned(run, learns_from):
     """Against a loop over tasks with a module and an optimizer of its own each."""
-    table = upper_bound(run, num_tasks=3, seed=4, lr=0.02, loss=0.3, max_steps=60)
+    table = upper_bound(run, num_tasks=3, seed=4, learns_from=learns_from, lr=0.02, loss=0.7, max_steps=30)
     source = run.tasks(seed=4)
+    assert (table["training_shots"] == {"class": 20 - source.query_shots, "support": source.shots}[learns_from]).all()
     for task, row in enumerate(table.itertuples()):
         model = make_model("cnn", source, seed=derive_seed(4, "upper bound", task), **run.config.model_options())
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-        episodes = source.sample("test", 1, task)
-        for step in range(61):
+        episodes = source.draw_whole("test", 1, task) if learns_from == "class" else source.sample("test", 1, task)
+        for step in range(31):
             loss = cross_entropy(model(episodes.support_x[0]), episodes.support_y[0])
-            if loss <= 0.3 or step == 60:
+            if loss <= 0.7 or step == 30:
                 break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         logits = model(episodes.query_x[0])
         assert row.training_steps == step
-        assert row.converged == bool(loss <= 0.3)
-        assert row.support_loss == pytest.approx(loss.item(), rel=1e-3)
+        assert row.converged == bool(loss <= 0.7)
+        assert row.training_loss == pytest.approx(loss.item(), rel=1e-3)
         assert row.accuracy == pytest.approx((logits.argmax(1) == episodes.query_y[0]).float().mean().item())
     assert table["converged"].any()
 
@@ -51,6 +53,14 @@ def test_a_diverged_task_is_no_accuracy(run):
     assert np.isnan(table["accuracy"]).all()
 
 
-def test_it_needs_a_step(run):
-    with pytest.raises(StudyError, match="max_steps must be at least 1"):
-        upper_bound(run, num_tasks=2, max_steps=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"learns_from": "clas"}, "unknown learns_from 'clas'; known: class, support"),
+        ({"num_tasks": 0}, "num_tasks must be at least 1"),
+    ],
+)
+def test_mistakes_are_told(run, options, message):
+    with pytest.raises(StudyError, match=message):
+        upper_bound(run, **{"num_tasks": 2, **options})

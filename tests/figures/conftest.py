@@ -125,7 +125,7 @@ class Results:
     def bound(
         self, dataset: str, layers: int, accuracies: Sequence[float], *, steps: Sequence[int] | int = 40,
         unconverged: Sequence[int] = (), lost_tasks: Sequence[int] = (), id: str = "", norm_mode: str = "batch",
-        task_seed: int = 0,
+        task_seed: int = 0, training_shots: int = 15,
     ) -> None:  # fmt: skip
         """Add a table upper_bound; accuracies (fractions) and steps by task."""
         config = self.config(dataset, "cnn", "maml", 0)
@@ -140,11 +140,12 @@ class Results:
             }
         )
         whole = {name: pd.array([value] * len(frame), dtype="Int64") for name, value in (
-            ("layers", layers), ("ways", config["ways"]), ("shots", config["shots"])
+            ("layers", layers), ("ways", config["ways"]), ("shots", config["shots"]),
+            ("training_shots", training_shots),
         )}  # fmt: skip
         frame = frame.assign(
             dataset=dataset, model="cnn", norm_mode=norm_mode, task_seed=task_seed,
-            support_loss=frame["accuracy"] * 0 + 0.01, loss=frame["accuracy"] * 0 + 0.5, **whole,
+            training_loss=frame["accuracy"] * 0 + 0.01, loss=frame["accuracy"] * 0 + 0.5, **whole,
         )  # fmt: skip
         name = id or f"{dataset}-cnn-{layers}-s{task_seed}"
         write_table(self.folder, "upper_bound", name, frame, provenance(command="test"))

@@ -38,7 +38,8 @@ MARKDOWN = """\
 | tasks an iteration | 4 | 32 | 32 | not stated |
 
 - Accuracy on test tasks in percent: mean ± standard deviation over seeds. CNN-2 alone is under MAML.
-- Upper bound on Glyphs: the network trained on each of 3 tasks alone; 2 converged, after 10 to 20 steps (median 15); \
+- Upper bound on Glyphs: the network trained from scratch on each of 3 tasks alone, on 15 images a class (the paper \
+does not say on how many); 2 converged, after 10 to 20 steps (median 15); \
 not converged, and measured after 60 steps: 1; diverged, and not averaged in: 1; mean over tasks.
 - Glyphs: 10-way 5-shot, 4 adaptation steps; 600 iterations (paper: not stated); 4 tasks an iteration (reduced; paper: \
 32); CNN-2 2, CNN-2 w/ Meta-SGD 1, CNN-2 w/ KFC 2 seeds; 3 test tasks (paper: 600).

@@ -57,6 +57,30 @@ def test_a_task_has_distinct_classes_and_support_and_query_never_share_an_image(
         assert len(set(images)) == len(images) == 25
 
 
+@pytest.mark.parametrize("pools", [{"train": 50, "validation": 20, "test": 20}, None])
+@pytest.mark.parametrize("rotations", [False, True])
+def test_whole_tasks_have_every_image_of_their_classes_once_and_the_same_query_set(pools, rotations):
+    source = tasks(pool_sizes=pools, rotations=rotations)
+    episodes, whole = source.draw("test", 4, 2), source.draw_whole("test", 4, 2)
+    assert torch.equal(whole.query_x, episodes.query_x)
+    assert torch.equal(whole.query_y, episodes.query_y)
+    assert whole.support_x.shape == (4, 5 * (SAMPLES - 3), 1, 3, 3)
+    for task in range(4):
+        for label in range(5):
+            own = [
+                x[task][y[task] == label]
+                for x, y in (
+                    (whole.support_x, whole.support_y),
+                    (whole.query_x, whole.query_y),
+                    (episodes.support_x, episodes.support_y),
+                )
+            ]
+            learned, asked, shots = ({image.numpy().tobytes() for image in images} for images in own)
+            assert len(learned | asked) == SAMPLES
+            assert not learned & asked
+            assert shots <= learned
+
+
 def test_query_shots_are_shots_by_default():
     assert tasks(query_shots=None).sample("train", 1).query_x.shape == (1, 10, 1, 3, 3)
 
