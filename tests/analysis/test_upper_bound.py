@@ -18,24 +18,27 @@ def run(trained_cnn):
 
 @pytest.mark.parametrize("learns_from", ["class", "support"])
 def test_each_task_is_trained_alone_until_it_is_learned(run, learns_from):
-    """Against a loop over tasks with a module and an optimizer of its own each."""
-    table = upper_bound(run, num_tasks=3, seed=4, learns_from=learns_from, lr=0.02, loss=0.7, max_steps=30)
+    """Against a loop over tasks with a module and an optimizer of its own each.
+
+    Few steps: Adam goes a whole step where a gradient is rounding alone, and the two drift apart.
+    """
+    table = upper_bound(run, num_tasks=3, seed=4, learns_from=learns_from, lr=0.05, loss=0.8, max_steps=15)
     source = run.tasks(seed=4)
     assert (table["training_shots"] == {"class": 20 - source.query_shots, "support": source.shots}[learns_from]).all()
     for task, row in enumerate(table.itertuples()):
         model = make_model("cnn", source, seed=derive_seed(4, "upper bound", task), **run.config.model_options())
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
         episodes = source.draw_whole("test", 1, task) if learns_from == "class" else source.sample("test", 1, task)
-        for step in range(31):
+        for step in range(16):
             loss = cross_entropy(model(episodes.support_x[0]), episodes.support_y[0])
-            if loss <= 0.7 or step == 30:
+            if loss <= 0.8 or step == 15:
                 break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         logits = model(episodes.query_x[0])
         assert row.training_steps == step
-        assert row.converged == bool(loss <= 0.7)
+        assert row.converged == bool(loss <= 0.8)
         assert row.training_loss == pytest.approx(loss.item(), rel=1e-3)
         assert row.accuracy == pytest.approx((logits.argmax(1) == episodes.query_y[0]).float().mean().item())
     assert table["converged"].any()
