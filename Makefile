@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 RESULTS ?= reproduced
+NUM_TASKS ?= 50
 # Characters for the image experiments: the embedded glyphs, or the Omniglot files in DATA_DIR.
 IMAGES ?= $(if $(DATA_DIR),omniglot,glyphs)
 BIN := $(VENV)/bin
@@ -39,7 +40,8 @@ train-cnn: install
 	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment $(IMAGES)_depth $(IMAGES)_optimizers --results $(RESULTS)
 
 studies: install
-	$(BIN)/python -m analysis all --results $(RESULTS)
+	@echo "reduced: $(NUM_TASKS) test tasks in place of 600 (Figure 2: of 100)"
+	$(BIN)/python -m analysis all --num-tasks $(NUM_TASKS) --results $(RESULTS)
 
 paper: RESULTS := paper
 paper: install  ## the same at the paper's length on its data sets: says what it costs (on a CPU, months), then starts
