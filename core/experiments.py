@@ -136,9 +136,9 @@ EXPERIMENTS: dict[str, Callable[..., list[TrainConfig]]] = {
 }
 
 # What the quick preset shortens; everything else is as in the paper.
-_QUICK_CNN = {"iterations": 40, "tasks_per_iteration": 4, "seeds": 1, "eval_tasks": 20}
+_QUICK_CNN = {"iterations": 30, "tasks_per_iteration": 4, "seeds": 1, "eval_tasks": 20}
 QUICK: dict[str, dict[str, int]] = {
-    name: {} if name == "synthetic_linear" else {"iterations": 300} if name.endswith("_linear") else _QUICK_CNN
+    name: {} if name == "synthetic_linear" else {"iterations": 200} if name.endswith("_linear") else _QUICK_CNN
     for name in EXPERIMENTS
 }
 
