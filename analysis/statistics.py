@@ -232,10 +232,11 @@ def _per_task(table: pd.DataFrame, value: str, task: Sequence[str]) -> "pd.Serie
     if table.duplicated(["run", *keys]).any():
         raise StudyError("a run has more than one row for a task; choose one step, split and kind of points first")
     groups = table.groupby(keys, observed=True)[value]
-    if (groups.size() != table["run"].nunique()).any():
+    sizes = groups.size()
+    if (sizes != table["run"].nunique()).any():
         raise StudyError("the runs did not meet the same tasks, so they cannot be averaged task by task")
-    # Not skipping NaN: a diverged task must be seen by `interval`, which refuses it.
-    return groups.agg(lambda numbers: numbers.mean(skipna=False))
+    # pandas skips NaN, but a diverged task must be seen by `interval`, which refuses it.
+    return groups.mean().where(groups.count() == sizes)
 
 
 def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:

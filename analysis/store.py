@@ -254,14 +254,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises:
         StudyError: if the file is missing, damaged, no table of ours, or of another version.
     """
-    path = Path(path)
-    table, provenance = _read_arrow(path)
-    schema = SCHEMAS[provenance["study"]]
-    expected = {name: _ARROW[column.dtype] for name, column in schema.items()}
-    found = {field.name: field.type for field in table.schema}
-    if wrong := [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]:
-        raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {', '.join(wrong)}")
-    frame = pd.DataFrame({name: _to_pandas(table[name], column.dtype) for name, column in schema.items()})
+    table, provenance = _read_arrow(Path(path))
+    frame = _to_frame(table, provenance["study"])
     frame.attrs["provenance"] = provenance
     return frame
 
@@ -291,13 +285,14 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
             f"no table of study {study!r} in {Path(results) / study}; make it with: "
             f"python -m analysis {study} --results {results}"
         )
-    frames = []
+    tables, provenance = [], {}
     for path in paths:
-        frames.append(read_table(path))
-        if (found := frames[-1].attrs["provenance"]["study"]) != study:
+        table, provenance[path.stem] = _read_arrow(path)
+        if (found := provenance[path.stem]["study"]) != study:
             raise StudyError(f"{path} is a table of study {found!r}, not of {study!r}")
-    provenance = {path.stem: frame.attrs.pop("provenance") for path, frame in zip(paths, frames, strict=True)}
-    whole = pd.concat(frames, ignore_index=True)
+        tables.append(table.replace_schema_metadata())
+    # Joined before they become pandas columns, which costs the same for one table and for all.
+    whole = _to_frame(pa.concat_tables(tables), study)
     whole.attrs["provenance"] = provenance
     return whole
 
@@ -381,7 +376,11 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         )
     if provenance.get("study") not in SCHEMAS:
         raise StudyError(f"{path} is of study {provenance.get('study')!r}, which this version does not know")
-    return table, provenance
+    expected = {name: _ARROW[column.dtype] for name, column in SCHEMAS[provenance["study"]].items()}
+    columns = {field.name: field.type for field in table.schema}
+    if wrong := [name for name in sorted(expected.keys() | columns.keys()) if expected.get(name) != columns.get(name)]:
+        raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {', '.join(wrong)}")
+    return table.select(list(expected)), provenance
 
 
 def _to_arrow(study: str, frame: pd.DataFrame) -> pa.Table:
@@ -419,6 +418,10 @@ def _column(study: str, name: str, series: pd.Series, dtype: str) -> pa.Array:
         return pa.array(list(series), type=pa.string())
     # Not from_pandas: NaN is a value here (diverged), and must not come back as a missing one.
     return pa.array(series.to_numpy(dtype), type=_ARROW[dtype], from_pandas=False)
+
+
+def _to_frame(table: pa.Table, study: str) -> pd.DataFrame:
+    return pd.DataFrame({name: _to_pandas(table[name], column.dtype) for name, column in SCHEMAS[study].items()})
 
 
 def _to_pandas(column: pa.ChunkedArray, dtype: str) -> pd.Series:
