@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
 from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, read_config
-from core.tasks import DATASETS
+from core.tasks import DATASETS, download
 from core.training import Interrupted, meta_train_many
 
 UNITS = {
@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--compile", action="store_true", help="compile first (20 s a method; for long runs)")
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         command.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
+    fetch = commands.add_parser("download", help="fetch the files of data sets")
+    fetch.add_argument("names", nargs="+", metavar="name", help=f"of {', '.join(DATASETS)}")
+    fetch.add_argument("--data-dir", required=True, help="folder that the files go into")
     listing = commands.add_parser("list", help="list the runs")
     show = commands.add_parser("show", help="show one run: settings, status, curve")
     show.add_argument("run", type=Path, help="run folder")
@@ -124,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
             "train": _train,
             "experiment": _experiment,
             "cost": _cost,
+            "download": _download,
             "resume": _resume,
             "list": _list,
             "show": _show,
@@ -185,6 +189,13 @@ def _cost(options: argparse.Namespace) -> int:
     print(
         f"together {_duration(total)} of training, estimated from a few iterations here; finished runs are not counted"
     )
+    return 0
+
+
+def _download(options: argparse.Namespace) -> int:
+    for name in options.names:
+        download(name, options.data_dir)
+        print(f"{name} is in {options.data_dir}")
     return 0
 
 

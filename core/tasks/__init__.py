@@ -23,7 +23,7 @@ DATASETS: dict[str, Callable[..., TaskSource]] = {
     "mini_imagenet": mini_imagenet,
 }
 
-__all__ = ["DATASETS", "Episodes", "ImageTasks", "TaskSource", "make_tasks"]
+__all__ = ["DATASETS", "Episodes", "ImageTasks", "TaskSource", "download", "make_tasks"]
 
 
 def make_tasks(dataset: str, **options: Any) -> TaskSource:
@@ -53,3 +53,16 @@ def make_tasks(dataset: str, **options: Any) -> TaskSource:
     if missing:
         raise UserError(f"data set {dataset!r} needs {', '.join(missing)}")
     return make(**options)
+
+
+def download(dataset: str, root: str | os.PathLike[str]) -> None:
+    """Fetch a data set's files into the folder `root`, those that are not there yet, and check them.
+
+    Raises:
+        UserError: for an unknown name, a data set that is not downloaded, or without a network.
+    """
+    if dataset not in DATASETS:
+        raise unknown_name("dataset", dataset, DATASETS)
+    if "download" not in inspect.signature(DATASETS[dataset]).parameters:
+        raise UserError(f"data set {dataset!r} is made by adaptlens itself: there is nothing to download")
+    make_tasks(dataset, ways=2, shots=1, root=root, download=True)

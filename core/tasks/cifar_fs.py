@@ -115,7 +115,7 @@ def cifar_fs(
 
 _ADVICE = (
     f"get {ARCHIVE}, the Python version of CIFAR-100, put it into a folder, and name that by --data-dir, DATA_DIR or "
-    "root=, or ask for download=True where there is a network"
+    "root=, or fetch it by: python -m core download cifar_fs --data-dir FOLDER"
 )
 
 

@@ -104,7 +104,7 @@ def mini_imagenet(
 
 _ADVICE = (
     f"get {', '.join(names[0] for names in FILES.values())}, put them into one folder, and name it by --data-dir, "
-    "DATA_DIR or root=, or ask for download=True where there is a network"
+    "DATA_DIR or root=, or fetch them by: python -m core download mini_imagenet --data-dir FOLDER"
 )
 
 

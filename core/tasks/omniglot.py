@@ -206,7 +206,7 @@ def _advice(name: str) -> str:
     archives = " and ".join(ARCHIVES[name])
     return (
         f"get {archives} from {URL}, put them into one folder, and name it by --data-dir, DATA_DIR or root=, "
-        "or ask for download=True where there is a network"
+        f"or fetch them by: python -m core download {name} --data-dir FOLDER"
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from core import TrainConfig
 from core.__main__ import UNITS, main
+from core.tasks import DATASETS
 
 TRAIN = [
     "train", "--dataset", "synthetic", "--model", "lr", "--method", "klin", "--steps", "1", "--adapt-lr", "1.0",
@@ -90,3 +91,18 @@ def test_every_setting_is_explained(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for field in fields(TrainConfig):
         assert field.name == "seed" or UNITS[field.name].split(":")[0][:30] in text, field.name
+
+
+def test_download(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def with_files(ways, shots, *, root=None, download=False):
+        asked.append((root, download))
+
+    monkeypatch.setitem(DATASETS, "omniglot", with_files)
+    assert main(["download", "omniglot", "--data-dir", str(tmp_path)]) == 0
+    assert asked == [(str(tmp_path), True)]
+    assert capsys.readouterr().out == f"omniglot is in {tmp_path}\n"
+    for name, message in (("glyphs", "nothing to download"), ("omniglott", "unknown dataset 'omniglott'")):
+        assert main(["download", name, "--data-dir", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
