@@ -95,6 +95,16 @@ def separate_evaluations(run: Run) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def differences(study: pd.Series, separate: pd.Series) -> str:
+    """That both measured the same: roundings, but where one of them puts a unit on the other side of ReLU's kink.
+
+    There the derivative is another one, and a task's losses part from then on. So the share of losses that agree to
+    rounding is told beside the largest difference.
+    """
+    apart = abs(study.to_numpy() - separate.to_numpy())
+    return f"{(apart < 1e-5).mean():.1%} of the losses agree within 1e-5; the largest difference is {apart.max():.1e}"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -120,7 +130,7 @@ def main() -> None:
     )
     run = untrained_run()
     study, separate = layer_roles(run, num_tasks=STUDY_TASKS), separate_evaluations(run)
-    print(f"largest difference of a loss: {abs(study['loss'].to_numpy() - separate['loss'].to_numpy()).max():.1e}")
+    print(differences(study["loss"], separate["loss"]))
     sides: dict[str, tuple[Callable[[], object], int]] = {
         "the study": (on_threads(threads, lambda: layer_roles(run, num_tasks=STUDY_TASKS)), 1),
         "eleven evaluations": (on_threads(threads, lambda: separate_evaluations(run)), 1),
