@@ -8,7 +8,7 @@ Interventions compose: `freeze("C1", "C2", "C3") + perturb("FC", std=0.5)`. Laye
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import islice
 from typing import Literal, Protocol
@@ -44,21 +44,35 @@ class Change(Protocol):
         """New values (T, *shape) of its targets, from the values of all parameters and a random stream per task."""
 
 
+class UpdateChange(Protocol):
+    """Something done to what an adaptation step adds to the parameters of each task."""
+
+    def targets(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The parameters whose updates it changes, of those called `names`."""
+
+    def __call__(self, update: Tensor, step: int) -> Tensor:
+        """The new update (T, *shape) of one target, theta_step - theta_(step - 1), of step 1, 2, ..."""
+
+
 @dataclass(frozen=True)
 class Intervention:
-    """A change to how a run adapts; see the functions of this module, which make them, and add them up.
+    """A change to how a run adapts; the functions of this module and of `analysis.changes` make them, and they add up.
 
     Attributes:
         freeze: groups of patterns; what any of them names does not adapt.
         only: groups of patterns; what adapts is named by each of them.
         before: done in this order before adaptation.
         between: done in this order after each adaptation step but the last.
+        updates: done in this order to what each adaptation step adds, before anything else is done after it.
+        permutes_labels: whether the classes of each task are given other numbers.
     """
 
     freeze: tuple[tuple[str, ...], ...] = ()
     only: tuple[tuple[str, ...], ...] = ()
     before: tuple[Change, ...] = ()
     between: tuple[Change, ...] = ()
+    updates: tuple[UpdateChange, ...] = ()
+    permutes_labels: bool = False
 
     def __add__(self, other: "Intervention") -> "Intervention":
         """Both at once: a tensor adapts if both let it, and changes are made in order."""
@@ -67,6 +81,8 @@ class Intervention:
             self.only + other.only,
             self.before + other.before,
             self.between + other.between,
+            self.updates + other.updates,
+            self.permutes_labels or other.permutes_labels,
         )
 
     def adapted(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -88,13 +104,14 @@ class Intervention:
         Raises:
             UserError: for a pattern that names none of `names`.
         """
-        targets = {name for change in (*self.before, *self.between) for name in change.targets(names)}
+        changes: tuple[Change | UpdateChange, ...] = (*self.before, *self.between, *self.updates)
+        targets = {name for change in changes for name in change.targets(names)}
         return tuple(name for name in names if name in targets)
 
     @property
     def is_random(self) -> bool:
         """Whether any of its changes draws random numbers."""
-        return any(change.is_random for change in (*self.before, *self.between))
+        return self.permutes_labels or any(change.is_random for change in (*self.before, *self.between))
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,7 @@ def freeze(*layers: str) -> Intervention:
     Raises:
         StudyError: for no layer.
     """
-    return Intervention(freeze=(_some(layers),))
+    return Intervention(freeze=(at_least_one(layers),))
 
 
 def adapt_only(*layers: str) -> Intervention:
@@ -150,7 +167,7 @@ def adapt_only(*layers: str) -> Intervention:
     Raises:
         StudyError: for no layer.
     """
-    return Intervention(only=(_some(layers),))
+    return Intervention(only=(at_least_one(layers),))
 
 
 def perturb(
@@ -172,11 +189,41 @@ def perturb(
         raise StudyError(f"std must be a finite number, at least 0, got {std}")
     if when not in ("before", "between"):
         raise StudyError(f"noise is added before adaptation or between its steps, not {when!r}")
-    noise = (Noise(_some(layers), float(std), relative),)
+    noise = (Noise(at_least_one(layers), float(std), relative),)
     return Intervention(before=noise) if when == "before" else Intervention(between=noise)
 
 
-def _some(layers: tuple[str, ...]) -> tuple[str, ...]:
+def permute_labels() -> Intervention:
+    """The classes of each task are given other numbers, a random permutation: the same task to an unbiased learner.
+
+    How far results spread over `draws` says how much hangs on which output stands for which class.
+    """
+    return Intervention(permutes_labels=True)
+
+
+def relabelled(episodes: Episodes, streams: Sequence[torch.Generator]) -> Episodes:
+    """The episodes with the labels of each task permuted, by a random stream per task.
+
+    Raises:
+        StudyError: if labels are not numbers of classes.
+    """
+    if episodes.kind != "classification":
+        raise StudyError(f"only the numbers of classes can be permuted, not the labels of {episodes.kind} tasks")
+    ways = int(episodes.support_y.max()) + 1
+    orders = torch.stack([torch.randperm(ways, generator=stream) for stream in streams]).to(episodes.support_y.device)
+    return replace(
+        episodes,
+        support_y=orders.gather(1, episodes.support_y),
+        query_y=orders.gather(1, episodes.query_y),
+    )
+
+
+def at_least_one(layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers themselves.
+
+    Raises:
+        StudyError: if there is none.
+    """
     if not layers:
         raise StudyError("name at least one layer, such as C1")
     return layers
@@ -289,8 +336,7 @@ class _Inputs:
 
 def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[torch.Generator]) -> Tensor:
     """Loss and accuracy (T, steps + 1, 2 sets, 2 measures) under an intervention."""
-    config = run.config
-    names = list(run.theta)
+    config, names = run.config, list(run.theta)
     adapted, changed = plan.adapted(names), plan.changed(names)
     start = cut(run.model, [name for name in names if name in {*adapted, *changed}])
     module = stages(run.model, start)
@@ -298,7 +344,8 @@ def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[to
     theta = {name: tensor for name, tensor in one_replica(run.theta).items() if name in own}
     xi = {key: tensor for key, tensor in one_replica(run.xi).items() if key.rpartition(".")[0] in own}
     num_tasks, steps = len(streams), config.steps
-    shares_first_step = run.rule.is_gradient_descent and steps > 0 and not plan.before and not plan.between
+    plain = not (plan.before or plan.between or plan.updates or plan.permutes_labels)
+    shares_first_step = run.rule.is_gradient_descent and steps > 0 and plain
     values = []
     # Plans that leave adaptation as it is are walked as evaluation walks, to be equal bit for bit.
     if shares_first_step and len(adapted) < len(names):
@@ -309,20 +356,30 @@ def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[to
     def apply(parameters: dict[str, Tensor], changes: Sequence[Change]) -> dict[str, Tensor]:
         return reduce(lambda values, change: {**values, **change(values, streams)}, changes, parameters)
 
+    part = inputs.of(start)
+    if plan.permutes_labels:  # drawn before any noise, so that every plan has the same permutations
+        part = relabelled(part, streams)
     if plan.before:
         whole = {name: tensor.expand(num_tasks, *tensor.shape[1:]) for name, tensor in theta.items()}
         after = apply(whole, plan.before)
         theta = {name: theta[name] if after[name] is whole[name] else after[name] for name in theta}
 
+    updated = [(change, name) for change in plan.updates for name in change.targets(names) if name in theta]
+    last = {name: theta[name].expand(num_tasks, *theta[name].shape[1:]) for _, name in updated}
+
     def between(state: State) -> None:
+        for change, name in updated:
+            update = state.theta[name].materialise().detach() - last[name]
+            state.theta[name] = TaskParameter.of_tasks((last[name] + change(update, state.step)).requires_grad_())
         if plan.between and state.step < steps:
             before = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
             for name, tensor in apply(before, plan.between).items():
                 if tensor is not before[name]:
                     state.theta[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_())
+        for name in last:
+            last[name] = state.theta[name].materialise().detach()
 
     loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, None if adapted == tuple(names) else adapted)
-    part = inputs.of(start)
     walk = inner_loop(
         module, run.rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False,
         between=between,
