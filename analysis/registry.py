@@ -23,6 +23,7 @@ from analysis.layer_roles import layer_roles
 from analysis.linear_collapse import linear_collapse
 from analysis.linear_collapse import suits as collapses
 from analysis.post_adaptation import post_adaptation
+from analysis.similarity import similarity
 from analysis.store import is_done, provenance, read_provenance, table_path, write_table
 from analysis.training_curves import training_curves
 from analysis.upper_bound import upper_bound
@@ -106,6 +107,12 @@ STUDIES: dict[str, Study] = {
         suits=_is_cnn,
         drawn=_is_scnn,
         of_tasks=lambda run, seed: f"{run.config.dataset}-cnn-{run.config.num_layers}-{_setting_digest(run)}-s{seed}",
+    ),
+    "similarity": Study(
+        "what each layer represents after adaptation, and untrained, against before (CKA, SVCCA, PWCCA)",
+        lambda run, num_tasks, seed, progress: similarity(run, num_tasks=num_tasks, seed=seed, progress=progress),
+        suits=_is_cnn,
+        drawn=lambda config: False,
     ),
     "ceilings": Study(
         "the mean and the Bayes classifier on synthetic tasks; one table for each number of points, not for each run",

@@ -103,6 +103,20 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         ),
         **_MEASURED,
     },
+    "similarity": {
+        **_RUN,
+        **_SETTING,
+        "task_seed": _MEASURED["task_seed"],
+        "task": _MEASURED["task"],
+        "compared": Column(
+            "str", "-", "what the run's layer before adaptation is compared with: it adapted, or untrained"
+        ),
+        "layer": Column("str", "-", "the layer whose outputs are compared"),
+        "measure": Column("str", "-", "cka, debiased cka, svcca or pwcca, see analysis/representations.py"),
+        "examples": Column("int64", "examples", "behind the value; for svcca and pwcca every position is one"),
+        "features": Column("int64", "features", "numbers for each of them"),
+        "value": Column("float64", "-", "1: the same but for a rotation and a scale; 0: unrelated"),
+    },
     "post_adaptation": {
         **_RUN,
         "ways": Column("Int64", "classes", "classes a task; missing for synthetic tasks"),

@@ -1,0 +1,72 @@
+"""The study of similarity: layers before against after adaptation."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.representations import linear_cka, pwcca
+from analysis.similarity import similarity
+from analysis.store import _to_arrow
+from analysis.tasks import draw_test_tasks
+from core import TrainConfig, adapt, meta_train
+from core.models.layers import stages
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = TrainConfig(
+        dataset="glyphs", model="cnn", depth=2, filters=4, norm_mode="batch", method="maml", steps=2, adapt_lr=0.5,
+        first_order=False, meta_optimizer="adam", meta_lr=0.01, iterations=3, tasks_per_iteration=2, ways=3, shots=2,
+        endless=True, eval_tasks=2,
+    )  # fmt: skip
+    return meta_train(config, results=None, progress=False)
+
+
+def of(table, **chosen):
+    for name, value in chosen.items():
+        table = table[table[name] == value]
+    return table
+
+
+def test_values_are_those_of_the_layers_cut_out_of_the_network(run):
+    table = similarity(run, num_tasks=2, seed=3)
+    _to_arrow("similarity", table)
+    episodes = draw_test_tasks(run.tasks(seed=3), 2)
+    params = adapt(run.model, run.rule, run.theta, run.xi, episodes, steps=2, lr=0.5).params
+    untrained = dict(run.blank_model().named_parameters())
+    for task in range(2):
+        sets = (episodes.support_x[task], episodes.query_x[task])
+        others = {"adapted": {name: tensor[task] for name, tensor in params.items()}, "untrained": untrained}
+        for compared, other in others.items():
+            for stop, layer in ((1, "C1"), (2, "C2"), (4, "FC")):
+                outputs = []
+                for theta in (run.theta, other):
+                    part = stages(run.blank_model(), 0, stop)
+                    part.load_state_dict({name: theta[name] for name, _ in part.named_parameters()})
+                    outputs.append(torch.cat([part(x) for x in sets]).detach())
+                found = of(table, task=task, layer=layer, compared=compared).set_index("measure")["value"]
+                assert found["cka"] == pytest.approx(linear_cka(*(x.flatten(1) for x in outputs)), abs=1e-5)
+                if layer != "FC":
+                    by_position = [x.permute(0, 2, 3, 1).reshape(-1, 4) for x in outputs]
+                    assert found["pwcca"] == pytest.approx(pwcca(*by_position), abs=1e-5)
+
+
+def test_too_few_examples_are_said_and_not_measured(run):
+    table = similarity(run, num_tasks=1)
+    head = of(table, layer="FC", measure="svcca")
+    assert head["value"].isna().all()
+    assert head["status"].str.startswith("failed: 12 examples are too few, at least 15").all()
+    assert (table["status"] == "ok").sum() == len(table) - 4
+
+
+def test_without_adaptation_nothing_changes(run):
+    still = meta_train(run.config.from_dict({**run.config.__dict__, "steps": 0}), results=None, progress=False)
+    table = of(similarity(still, num_tasks=2), compared="adapted", status="ok")
+    np.testing.assert_allclose(table["value"], 1, atol=1e-6)
+
+
+def test_a_diverged_run_has_no_similarity(run):
+    lost = meta_train(run.config.from_dict({**run.config.__dict__, "adapt_lr": 1e30}), results=None, progress=False)
+    table = similarity(lost, num_tasks=1)
+    assert (table["status"] == "diverged").all()
+    assert table["value"].isna().all()
