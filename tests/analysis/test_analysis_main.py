@@ -44,6 +44,7 @@ def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(save
     assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures | {
         "layer_roles",
         "fc_noise",
+        "similarity",
     }
 
 
