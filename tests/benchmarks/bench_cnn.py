@@ -96,10 +96,10 @@ def separate_evaluations(run: Run) -> pd.DataFrame:
 
 
 def differences(study: pd.Series, separate: pd.Series) -> str:
-    """That both measured the same: roundings, but where one of them puts a unit on the other side of ReLU's kink.
+    """That both measured the same, up to rounding.
 
-    There the derivative is another one, and a task's losses part from then on. So the share of losses that agree to
-    rounding is told beside the largest difference.
+    A rounding can put a unit on the other side of ReLU's kink, with another derivative, and a task's losses part from
+    then on. So the share of losses that agree is told beside the largest difference.
     """
     apart = abs(study.to_numpy() - separate.to_numpy())
     return f"{(apart < 1e-5).mean():.1%} of the losses agree within 1e-5; the largest difference is {apart.max():.1e}"
