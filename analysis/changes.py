@@ -16,30 +16,14 @@ import torch
 from torch import Tensor
 
 from analysis.errors import StudyError
-from analysis.interventions import Intervention, at_least_one
+from analysis.interventions import Intervention, OfLayers, at_least_one
 from core import Run
-from core.models.layers import select
 
 Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _OfLayers:
-    patterns: tuple[str, ...]
-
-    is_random = False
-
-    def targets(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The parameters that the patterns name.
-
-        Raises:
-            UserError: for a pattern that names none of `names`.
-        """
-        return select(names, self.patterns)
-
-
-@dataclass(frozen=True)
-class Modified(_OfLayers):
+class Modified(OfLayers):
     """Parameters put through a function, see `modify`."""
 
     function: Function
@@ -50,7 +34,7 @@ class Modified(_OfLayers):
 
 
 @dataclass(frozen=True)
-class ModifiedUpdate(_OfLayers):
+class ModifiedUpdate(OfLayers):
     """Updates put through a function, see `modify`."""
 
     function: Function
@@ -61,7 +45,7 @@ class ModifiedUpdate(_OfLayers):
 
 
 @dataclass(frozen=True)
-class Stopped(_OfLayers):
+class Stopped(OfLayers):
     """No update after some steps, see `first_steps`."""
 
     steps: int
@@ -72,7 +56,7 @@ class Stopped(_OfLayers):
 
 
 @dataclass(frozen=True)
-class Replaced(_OfLayers):
+class Replaced(OfLayers):
     """Parameters with the values of another network, see `swap` and `reset`."""
 
     values: Mapping[str, Tensor]

@@ -115,14 +115,12 @@ class Intervention:
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Adds normal noise to parameters, see `perturb`."""
+class OfLayers:
+    """What every change has that is made to the parameters of some layers, given by patterns."""
 
     patterns: tuple[str, ...]
-    std: float
-    relative: bool
 
-    is_random = True
+    is_random = False
 
     def targets(self, names: Sequence[str]) -> tuple[str, ...]:
         """The parameters that the patterns name.
@@ -131,6 +129,16 @@ class Noise:
             UserError: for a pattern that names none of `names`.
         """
         return select(names, self.patterns)
+
+
+@dataclass(frozen=True)
+class Noise(OfLayers):
+    """Adds normal noise to parameters, see `perturb`."""
+
+    std: float
+    relative: bool
+
+    is_random = True
 
     def __call__(self, parameters: Tensors, streams: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """Its targets with noise added; a stream gives one task's noise, whatever the other tasks are."""

@@ -1,5 +1,6 @@
 """How far adaptation changes what each layer represents (as in Raghu et al., 2020)."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import pandas as pd
@@ -65,13 +66,12 @@ def similarity(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool 
             for layer in layers:
                 for measure in MEASURES:
                     x, y = (_arranged(z[layer], by_position=measure in BY_POSITION) for z in (before, other))
-                    value, status = ("nan", "diverged") if diverged else _measured(measure, x, y)
-                    rows.append((task, compared, layer, measure, len(x), x.shape[1], float(value), status))
-    columns = ["task", "compared", "layer", "measure", "examples", "features", "value", "measured"]
-    table = pd.DataFrame(rows, columns=columns).assign(**run_columns(run), task_seed=seed)
-    if not run.diverged:
-        table["status"] = table["measured"]
-    return table.drop(columns="measured").assign(**setting_columns(run, len(table)))
+                    value, status = (math.nan, "diverged") if diverged else _measured(measure, x, y)
+                    rows.append((task, compared, layer, measure, len(x), x.shape[1], value, status))
+    columns = ["task", "compared", "layer", "measure", "examples", "features", "value", "status"]
+    table = pd.DataFrame(rows, columns=columns)
+    common = {**run_columns(run), "status": table["status"]}  # which each value has for itself
+    return table.assign(**common, task_seed=seed, **setting_columns(run, len(table)))
 
 
 def features(model: nn.Module, theta: Mapping[str, Tensor], layers: list[str], sets: list[Tensor]) -> dict[str, Tensor]:
@@ -103,4 +103,4 @@ def _measured(measure: str, x: Tensor, y: Tensor) -> tuple[float, str]:
     try:
         return MEASURES[measure](x, y), "ok"
     except StudyError as error:
-        return float("nan"), f"failed: {error}"
+        return math.nan, f"failed: {error}"
