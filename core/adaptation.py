@@ -23,7 +23,7 @@ from torch.func import functional_call, vmap
 from core.errors import UserError, unknown_name
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer, check_tensors, split_key
-from core.task_parameter import Record, TaskParameter, collecting
+from core.task_parameter import Gradient, Product, Record, TaskParameter, collecting
 from core.tasks.base import Episodes, Kind
 
 Tensors = Mapping[str, Tensor]
@@ -165,15 +165,19 @@ def inner_loop(
     constant = loop.first_order or not create_graph
     last: LastUpdate | None = None
     for _ in range(loop.steps):
-        points = state.theta if rule.is_gradient_descent else _points(state.theta, names, constant=constant)
-        outputs = outputs_at(points, x)
+        outputs = outputs_at(state.theta, x)
         losses = task_losses(outputs, y, kind)
-        records = {name: points[name].take_record() for name in names}
+        records = {name: state.theta[name].take_record() for name in names}
         yield state, forward, outputs.detach()
+        grads = _gradients(losses, records, constant=constant)
         if rule.is_gradient_descent:
-            _descend(state.theta, records, losses, loop, constant=constant)
+            for name, record in records.items():
+                state.theta[name].adapt(record, grads[name], loop.theta_lr, constant=constant)
         else:
-            gradient = _gradients(losses, {name: points[name].materialise() for name in names}, constant=constant)
+            gradient = {
+                name: state.theta[name].gradient_of(record, grads[name], constant=constant)
+                for name, record in records.items()
+            }
             if rule.adapts and last is not None:
                 _adapt_xi(state.xi, last, gradient, loop, constant=constant)
             last = _transform(rule, state, gradient, loop, create_graph=create_graph)
@@ -183,81 +187,63 @@ def inner_loop(
     yield state, forward, x.new_empty(0)
 
 
-def _points(theta: Mapping[str, TaskParameter], names: Sequence[str], *, constant: bool) -> dict[str, TaskParameter]:
-    """Theta_t as tensors to take a gradient at; where it is to be `constant`, cut off from what they depend on."""
-    points = dict(theta)
-    for name in names:
-        tensor = theta[name].materialise()
-        points[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_() if constant else tensor)
-    return points
-
-
-def _gradients(losses: Tensor, tensors: Tensors, *, constant: bool) -> dict[str, Tensor]:
-    """The gradient of each task's loss with respect to its own part of `tensors`."""
-    if not tensors:
-        return {}
-    grads = torch.autograd.grad(losses.sum(), list(tensors.values()), create_graph=not constant, materialize_grads=True)
-    return dict(zip(tensors, grads, strict=True))
-
-
-def _descend(
-    theta: Mapping[str, TaskParameter],
-    records: Mapping[str, Record],
-    losses: Tensor,
-    loop: InnerLoop,
-    *,
-    constant: bool,
-) -> None:
-    """A step of plain gradient descent, taken through how the parameters were used: thin where they allow it."""
+def _gradients(losses: Tensor, records: Mapping[str, Record], *, constant: bool) -> dict[str, list[Tensor]]:
+    """The gradients of each task's loss with respect to what each parameter's record watches."""
     watched = [tensor for record in records.values() for tensor in record.watched()]
     grads = iter(
         torch.autograd.grad(losses.sum(), watched, create_graph=not constant, materialize_grads=True) if watched else ()
     )
-    for name, record in records.items():
-        own = [next(grads) for _ in record.watched()]
-        theta[name].adapt(record, own, loop.theta_lr, constant=constant)
+    return {name: [next(grads) for _ in record.watched()] for name, record in records.items()}
 
 
 @dataclass(frozen=True)
 class LastUpdate:
     """The updates U(g) of the last step, and how each part of xi went into them."""
 
-    updates: Tensors
+    updates: Mapping[str, Tensor | Product]
     records: Mapping[str, Mapping[str, Record]]
 
 
 def _transform(
-    rule: MetaOptimizer, state: State, gradient: Tensors, loop: InnerLoop, *, create_graph: bool
+    rule: MetaOptimizer, state: State, gradients: Mapping[str, Gradient], loop: InnerLoop, *, create_graph: bool
 ) -> LastUpdate:
     """Equation 3: theta takes the step that the rule makes of the gradient."""
-    updates = {name: rule.transform(state.xi[name], grad) for name, grad in gradient.items()}
+    updates = {name: rule.transform_thin(state.xi[name], gradient) for name, gradient in gradients.items()}
     for name, update in updates.items():
-        weights = state.theta[name].materialise() - loop.theta_lr * update
-        state.theta[name] = TaskParameter.of_tasks(weights if create_graph else weights.detach())
+        state.theta[name].subtract(update, loop.theta_lr, constant=not create_graph)
     records = {
         name: {part: parameter.take_record() for part, parameter in parts.items()} for name, parts in state.xi.items()
     }
     return LastUpdate(updates, records)
 
 
-def _adapt_xi(xi: Bound, last: LastUpdate, gradient: Tensors, loop: InnerLoop, *, constant: bool) -> None:
+def _adapt_xi(
+    xi: Bound, last: LastUpdate, gradients: Mapping[str, Gradient], loop: InnerLoop, *, constant: bool
+) -> None:
     """Equation 4: one gradient step on every part of xi, through the last update alone."""
     uses = [(xi[name][part], record) for name, records in last.records.items() for part, record in records.items()]
     watched = [tensor for _, record in uses for tensor in record.watched()]
     if not watched:
         return
+    outputs, cotangents = [], []
+    for name, update in last.updates.items():
+        gradient = gradients[name]
+        if isinstance(update, Product):
+            outputs.append(update.rows)
+            cotangents.append(-loop.theta_lr * update.pull_back(gradient))
+        else:
+            outputs.append(update)
+            cotangents.append(-loop.theta_lr * gradient.dense)
     grads = iter(
         torch.autograd.grad(
-            list(last.updates.values()),
-            watched,
-            [-loop.theta_lr * gradient[name] for name in last.updates],
-            create_graph=not constant,
-            retain_graph=True,
-            materialize_grads=True,
+            outputs, watched, cotangents, create_graph=not constant, retain_graph=True, materialize_grads=True
         )
     )
     for parameter, record in uses:
         parameter.adapt(record, [next(grads) for _ in record.watched()], loop.lr, constant=constant)
+    for name, update in last.updates.items():
+        if isinstance(update, Product):
+            update.adapt(-loop.theta_lr * gradients[name].dense, loop.lr, constant=constant)
 
 
 def replica_meta_gradient(

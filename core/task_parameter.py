@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
@@ -34,6 +35,52 @@ class Record:
         """The tensors whose gradients `TaskParameter.adapt` takes, in its order."""
         outputs = [output for _, output, _ in self.applications]
         return outputs if self.read is None else [*outputs, self.read]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of each task's loss with respect to a parameter.
+
+    Attributes:
+        dense: (N, *shape).
+        factors: C (N, r, p) and data X (N, r, q) with C^T X = dense, where it is that of a p x q matrix applied to few
+            rows, r <= p, which stay the same in every step. None elsewhere.
+    """
+
+    dense: Tensor
+    factors: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """P M for each task, not multiplied: x (P M)^T = (x M^T) P^T may cost less, as x M^T serves many P.
+
+    Attributes:
+        rows: P (N, r, p).
+        matrix: M (p, q) as it was when `TaskParameter.later` made this.
+        source: the parameter that it was taken from, which may have adapted since.
+    """
+
+    rows: Tensor
+    matrix: "TaskParameter"
+    source: "TaskParameter"
+
+    def dense(self) -> Tensor:
+        """P M, (N, r, q)."""
+        return self.matrix.product(self.rows, Side.RIGHT)
+
+    def right_t(self, x: Tensor) -> Tensor:
+        """x (P M)^T for rows x (N, n, q): (N, n, r)."""
+        return self.matrix.product(x, Side.RIGHT_T, keep=True) @ self.rows.mT
+
+    def pull_back(self, cotangent: Gradient) -> Tensor:
+        """The gradient (N, r, p) with respect to P, from that with respect to P M."""
+        return self.matrix.of_gradient(cotangent, Side.RIGHT_T)
+
+    def adapt(self, cotangent: Tensor, lr: float, *, constant: bool) -> None:
+        """One gradient step of `source`, from the gradient (N, r, q) with respect to P M."""
+        rows, step = self.rows, cotangent * lr
+        self.source.add([(rows.detach(), step.detach()) if constant else (rows, step)])
 
 
 class Collected:
@@ -101,7 +148,8 @@ class TaskParameter:
         X M_t = X M - sum_s (X Y_s^T) Z_s,    Y_s = X_s,  Z_s = a C_s,
 
     which costs N r (p + q) numbers a step in place of N p q. Where the thin form would be the dearer one (many rows,
-    small matrices), the change is added up to a p x q tensor per task instead. Both are the same function.
+    small matrices), the change is added up to a p x q tensor per task instead. Both are the same function. A change
+    that is itself a product with a shared matrix (see `Product`) need not be multiplied out, either.
 
     Every use is recorded, so that one call of autograd gives all the C of a step. What autograd itself calls the
     gradient of `shared` is only that of its element-wise use: the rest is collected, see `collecting` and `gradient`.
@@ -116,6 +164,8 @@ class TaskParameter:
         self.num_tasks = num_tasks
         self._thin: list[tuple[Tensor, Tensor]] = []  # (Y, Z): (N, r, p) and (N, r, q)
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
+        self._later: list[Product] = []  # changes on top of either, to be subtracted
+        self._kept: list[tuple[Tensor, Side, Tensor]] = []  # data, and its product with `shared`
         self._record = Record()
         self.collected = Collected()
         self.adapts = True  # False: no gradient of a task's own will be asked for, see `common`
@@ -140,12 +190,24 @@ class TaskParameter:
         """x M^T for rows x (N, ..., q): (N, ..., p)."""
         return self._apply(x, Side.RIGHT_T)
 
+    def right_of(self, gradient: Gradient) -> Tensor:
+        """G M for a gradient G (N, r, p): (N, r, q); by way of its data's product with M where it has factors."""
+        out = self.of_gradient(gradient, Side.RIGHT)
+        self._record.applications.append((gradient.dense, out, Side.RIGHT))
+        return out
+
     def left(self, x: Tensor) -> Tensor:
         """M x for columns x (N, q, c): (N, p, c). Made for small M, which each task then has as a whole."""
         out = self.materialise() @ x
         # M x = (x^T M^T)^T, so what `adapt` needs is that of `right_t` on the rows x^T.
         self._record.applications.append((x.mT, out, Side.LEFT))
         return out
+
+    def later(self, rows: Tensor) -> Product:
+        """P M for rows P (N, r, p), unmultiplied. Its part in the adaptation of M is for `Product.adapt` to do."""
+        matrix = copy(self)  # which shares what it knows of `shared`, and stays when this parameter adapts
+        matrix._thin = list(self._thin)
+        return Product(rows, matrix, self)
 
     def value(self) -> Tensor:
         """The tensor of each task, (N, *shape), recorded for element-wise use."""
@@ -158,18 +220,20 @@ class TaskParameter:
 
         Its gradient is autograd's own: it is used and not recorded.
         """
-        is_shared = len(self.shared) == 1 and self._own is None and not self._thin
+        is_shared = len(self.shared) == 1 and self._own is None and not self._thin and not self._later
         return self.shared[0] if is_shared and not self.adapts else None
 
     def materialise(self) -> Tensor:
         """The tensor of each task, (N, *shape)."""
-        if self._own is not None:
-            return self._own
-        if self.num_tasks == 1 and not self._thin:
-            return self.shared
-        own = self.shared.unsqueeze(1).expand(-1, self.num_tasks, *self.shared.shape[1:]).flatten(0, 1)
-        for y, z in self._thin:
-            own = own - y.mT @ z
+        own = self._own
+        if own is None:
+            own = self.shared
+            if self.num_tasks > 1:
+                own = own.unsqueeze(1).expand(-1, self.num_tasks, *own.shape[1:]).flatten(0, 1)
+            for y, z in self._thin:
+                own = own - y.mT @ z
+        for product in self._later:
+            own = own - product.dense()
         return own
 
     def gradient(self, of_reads: Tensor | None) -> Tensor | None:
@@ -183,24 +247,33 @@ class TaskParameter:
         record, self._record = self._record, Record()
         return record
 
+    def gradient_of(self, record: Record, gradients: Sequence[Tensor], *, constant: bool) -> Gradient:
+        """The gradient with respect to the parameter, from the gradients with respect to `record.watched()`."""
+        changes = _changes(record, gradients, constant=constant)
+        if record.read is None and len(changes) == 1:
+            y, z = changes[0]
+            rows, _, side = record.applications[0]
+            is_of_data = side is Side.RIGHT_T and not rows.requires_grad
+            return Gradient(y.mT @ z, (y, z) if is_of_data and y.shape[1] <= y.shape[2] else None)
+        total = torch.zeros_like(self.materialise()) if record.read is None else gradients[-1]
+        for y, z in changes:
+            total = total + y.mT @ z
+        return Gradient(total)
+
     def adapt(self, record: Record, gradients: Sequence[Tensor], lr: float, *, constant: bool) -> None:
         """M <- M - lr * (gradient with respect to M), from the gradients with respect to `record.watched()`.
 
         With `constant`, the step is a constant of the meta-gradient (first order).
         """
-        changes: list[tuple[Tensor, Tensor]] = []
-        # The gradient of a value that was read comes after those of the applications.
-        for (x, _, side), gradient in zip(record.applications, gradients, strict=False):
-            c = gradient.mT if side is Side.LEFT else gradient
-            y, z = (x, c) if side is Side.RIGHT else (c, x)
-            changes.append((y.detach(), z.detach() * lr) if constant else (y, z * lr))
+        changes = [(y, z * lr) for y, z in _changes(record, gradients, constant=constant)]
         if record.read is not None:
             step = gradients[-1] * lr
-            self._own, self._thin = record.read - (step.detach() if constant else step), []
+            self._own, self._thin, self._later = record.read - (step.detach() if constant else step), [], []
         if changes:
-            self._add(changes)
+            self.add(changes)
 
-    def _add(self, changes: list[tuple[Tensor, Tensor]]) -> None:
+    def add(self, changes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """M <- M - sum Y^T Z for `changes` (Y, Z), (N, r, p) and (N, r, q)."""
         p, q = self.shared.shape[-2:]
         rank = sum(y.shape[1] for y, _ in (*self._thin, *changes))
         if self._own is None and rank * (p + q) <= p * q:
@@ -209,19 +282,76 @@ class TaskParameter:
         own = self.materialise()
         for y, z in changes:
             own = own - y.mT @ z
-        self._own, self._thin = own, []
+        self._own, self._thin, self._later = own, [], []
 
-    def _apply(self, x: Tensor, side: Side) -> Tensor:
+    def subtract(self, update: Tensor | Product, lr: float, *, constant: bool) -> None:
+        """M <- M - lr * update, cut off from what both depend on where that is `constant`."""
+        if isinstance(update, Product):
+            rows = update.rows * lr
+            self._later.append(replace(update, rows=rows.detach() if constant else rows))
+            return
+        own = self.materialise() - lr * update
+        self._own = own.detach().requires_grad_() if constant else own
+        self._thin, self._later = [], []
+
+    def of_gradient(self, gradient: Gradient, side: Side) -> Tensor:
+        """G M or G M^T, unrecorded."""
+        if gradient.factors is None:
+            return self.product(gradient.dense, side)
+        c, x = gradient.factors
+        return c.mT @ self.product(x, side, keep=True)
+
+    def product(self, rows: Tensor, side: Side, *, keep: bool = False) -> Tensor:
+        """Rows (N, r, .) times M or M^T, unrecorded; with `keep`, the shared part is multiplied once for these rows."""
         transposed = side is Side.RIGHT_T
-        rows = x.reshape(len(x), -1, x.shape[-1])  # (N, r, p)
-        if self._own is not None:
-            out = rows @ (self._own.mT if transposed else self._own)
+        # Rows that are more than those of what is subtracted do better with the difference.
+        num_later = sum(product.rows.shape[1] for product in self._later)
+        own = self.materialise() if num_later and (not transposed or rows.shape[1] > num_later) else self._own
+        if own is not None:
+            out = rows @ (own.mT if transposed else own)
         else:
-            # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
-            tall = rows.reshape(len(self.shared), -1, rows.shape[-1])
-            out = _SharedProduct.apply(tall, self.shared, transposed, self.collected).view(*rows.shape[:-1], -1)
+            out = self._shared_product(rows, side, keep=keep)
             for y, z in self._thin:
                 first, second = (z, y) if transposed else (y, z)
                 out = out - (rows @ first.mT) @ second
+        if own is self._own:
+            for product in self._later:
+                out = out - product.right_t(rows)
+        return out
+
+    def _shared_product(self, rows: Tensor, side: Side, *, keep: bool) -> Tensor:
+        """Rows (N, r, .) times `shared` or its transpose."""
+        with_graph = self.shared.requires_grad and torch.is_grad_enabled()
+        keep = keep and not rows.requires_grad
+        if keep:
+            for known, known_side, out in self._kept:
+                if known_side is side and _is_same(known, rows) and out.requires_grad == with_graph:
+                    return out
+        # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
+        tall = rows.reshape(len(self.shared), -1, rows.shape[-1])
+        out = _SharedProduct.apply(tall, self.shared, side is Side.RIGHT_T, self.collected).view(*rows.shape[:-1], -1)
+        if keep:
+            self._kept.append((rows, side, out))
+        return out
+
+    def _apply(self, x: Tensor, side: Side) -> Tensor:
+        rows = x.reshape(len(x), -1, x.shape[-1])  # (N, r, p)
+        out = self.product(rows, side)
         self._record.applications.append((rows, out, side))
         return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _changes(record: Record, gradients: Sequence[Tensor], *, constant: bool) -> list[tuple[Tensor, Tensor]]:
+    """(Y, Z) with Y^T Z the gradient that each of a record's applications gives."""
+    changes = []
+    # The gradient of a value that was read comes after those of the applications.
+    for (x, _, side), gradient in zip(record.applications, gradients, strict=False):
+        c = gradient.mT if side is Side.LEFT else gradient
+        y, z = (x, c) if side is Side.RIGHT else (c, x)
+        changes.append((y.detach(), z.detach()) if constant else (y, z))
+    return changes
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors that are alive are views of the same numbers in the same order."""
+    return a is b or (a.shape == b.shape and a.stride() == b.stride() and a.data_ptr() == b.data_ptr())

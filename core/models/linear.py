@@ -66,6 +66,7 @@ def linear_layers(weights: Sequence[TaskParameter], biases: Sequence[TaskParamet
     """
     shapes = [weight.shape for weight in weights]
     thin = x.shape[1] * sum(n + m for n, m in shapes) <= sum(n * m for n, m in shapes)
+    thin = thin or x.shape[1] <= min(min(shape) for shape in shapes)
     if not thin and not any(biases):
         return chain_product([*(weight.value() for weight in reversed(weights)), x.mT]).mT
     for weight, bias in zip(weights, biases, strict=True):

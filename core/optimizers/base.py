@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from core.errors import UserError
-from core.task_parameter import TaskParameter
+from core.task_parameter import Gradient, Product, TaskParameter
 
 Tensors = Mapping[str, Tensor]
 Parts = Mapping[str, TaskParameter]
@@ -57,6 +57,10 @@ class MetaOptimizer(ABC):
     @abstractmethod
     def transform(self, parts: Parts, grad: Tensor) -> Tensor:
         """U_xi(grad) of one parameter tensor for N tasks: (N, *shape) to (N, *shape)."""
+
+    def transform_thin(self, parts: Parts, gradient: Gradient) -> Tensor | Product:
+        """The same for a gradient that may be known by its factors, in whatever form is cheapest to go on with."""
+        return self.transform(parts, gradient.dense)
 
     def init(self, theta: Tensors) -> dict[str, Tensor]:
         """xi for the model parameters `theta`, at its start; fresh tensors."""

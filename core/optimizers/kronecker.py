@@ -8,7 +8,7 @@ from torch.nn.functional import relu
 
 from core.errors import UserError
 from core.optimizers.base import MetaOptimizer, Parts
-from core.task_parameter import TaskParameter
+from core.task_parameter import Gradient, Product, TaskParameter
 
 
 def matrix_shape(shape: torch.Size) -> tuple[int, int, int]:
@@ -80,10 +80,10 @@ class KFC(MetaOptimizer):
         count, n, m = matrix_shape(like.shape)
         parts: dict[str, Tensor] = {}
         for i in range(self.depth):
-            parts[f"L{i}"] = torch.eye(n, dtype=like.dtype, device=like.device)
-            parts[f"R{i}"] = torch.eye(m, dtype=like.dtype, device=like.device)
+            parts[self._key("L", i)] = torch.eye(n, dtype=like.dtype, device=like.device)
+            parts[self._key("R", i)] = torch.eye(m, dtype=like.dtype, device=like.device)
             if self.bias:
-                parts[f"b{i}"] = like.new_zeros((count, n, m) if like.ndim == 4 else (n, m))
+                parts[self._key("b", i)] = like.new_zeros((count, n, m) if like.ndim == 4 else (n, m))
         if self.unit_norm:
             parts["scale"] = like.new_ones(())
         return parts
@@ -100,15 +100,38 @@ class KFC(MetaOptimizer):
             if i > 0:
                 hidden = relu(hidden)
             # R first: the gradient of L is then a product with what is at hand, L's input, and needs no R^T.
-            hidden = left(parts[f"L{i}"], parts[f"R{i}"].right(hidden))
+            hidden = left(parts[self._key("L", i)], parts[self._key("R", i)].right(hidden))
             if self.bias:
-                b = parts[f"b{i}"].value()
+                b = parts[self._key("b", i)].value()
                 hidden = hidden + (b if b.ndim == 4 else b.unsqueeze(1))
         if norm is not None:
             hidden = hidden * norm
         if self.unit_norm:
             hidden = hidden * parts["scale"].value().view(-1, 1, 1, 1)
         return from_matrices(hidden, grad.shape)
+
+    def transform_thin(self, parts: Parts, gradient: Gradient) -> Tensor | Product:
+        """Equation 7; of G = C^T X, with data X, two of its products with R cost next to nothing.
+
+        G R_1 = C^T (X R_1), and the update L_h H R_h changes the outputs by (X R_h^T) (L_h H)^T: the products of the
+        data with the shared factors are the same in every step.
+        """
+        if gradient.factors is None or self.bias:
+            return self.transform(parts, gradient.dense)
+        factors = [(parts[self._key("L", i)], parts[self._key("R", i)]) for i in range(self.depth)]
+        hidden = gradient.dense
+        for i, (l_factor, r_factor) in enumerate(factors[:-1]):
+            through_r = r_factor.right_of(gradient) if i == 0 else r_factor.right(hidden)
+            hidden = relu(l_factor.left(through_r))
+        l_factor, r_factor = factors[-1]
+        rows = l_factor.left(hidden)
+        if self.unit_norm:
+            rows = rows * parts["scale"].value().view(-1, 1, 1)
+        return r_factor.later(rows)
+
+    def _key(self, letter: str, i: int) -> str:
+        """The name of part L, R or b of the i-th map."""
+        return f"{letter}{i}"
 
 
 class KLin(KFC):
@@ -126,10 +149,5 @@ class KLin(KFC):
     def __init__(self, *, bias: bool = False, adapts: bool = True) -> None:
         super().__init__(depth=1, bias=bias, adapts=adapts)
 
-    def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
-        """Identities and a zero bias."""
-        return {part.removesuffix("0"): tensor for part, tensor in super().initial_parts(like).items()}
-
-    def transform(self, parts: Parts, grad: Tensor) -> Tensor:
-        """Equation 5 for each task."""
-        return super().transform({f"{part}0": parameter for part, parameter in parts.items()}, grad)
+    def _key(self, letter: str, i: int) -> str:
+        return letter

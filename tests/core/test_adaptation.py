@@ -102,7 +102,15 @@ def prepare_linear_model(name: str, naive_rule: NaiveRule, seed: int = 0):
 
 @pytest.mark.parametrize("adapted", ["all", "first", "last"])
 @pytest.mark.parametrize(
-    "naive_rule", [NaiveRule("sgd"), NaiveRule("klin"), NaiveRule("kfc"), NaiveRule("meta_sgd")], ids=lambda r: r.name
+    "naive_rule",
+    [
+        NaiveRule("sgd"),
+        NaiveRule("klin"),
+        NaiveRule("kfc"),
+        NaiveRule("kfc", depth=3, unit_norm=True),
+        NaiveRule("meta_sgd"),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("name", LINEAR_MODELS)
 def test_fast_linear_models_are_the_reference(name: str, naive_rule: NaiveRule, adapted: str):
@@ -127,7 +135,9 @@ def test_fast_linear_models_are_the_reference(name: str, naive_rule: NaiveRule, 
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("naive_rule", [RULES["sgd"], RULES["klin bias"], RULES["kfc unit norm bias"]], ids=str)
+@pytest.mark.parametrize(
+    "naive_rule", [RULES["sgd"], RULES["klin bias"], RULES["kfc unit norm bias"], NaiveRule("kfc", depth=3)], ids=str
+)
 @pytest.mark.parametrize("name", ["thin linnet bias", "linnet"])
 def test_replicas_are_runs_of_their_own(name: str, naive_rule: NaiveRule, first_order: bool):
     """Three replicas with their own theta, xi and two tasks each, at once and one by one."""

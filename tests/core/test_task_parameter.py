@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from core.task_parameter import TaskParameter, collecting
+from core import task_parameter
+from core.task_parameter import Gradient, Side, TaskParameter, collecting
 
 REPLICAS, TASKS = 2, 3
 P, Q = 9, 8
@@ -113,3 +114,94 @@ def test_a_tensor_that_nothing_used_has_no_gradient():
     with collecting([parameter]):
         pass
     assert parameter.gradient(None) is None
+
+
+def adapted_parameter(rows: int) -> TaskParameter:
+    """A parameter after one step on so many rows: in thin form for one, dense for many."""
+    torch.manual_seed(0)
+    parameter = TaskParameter(torch.randn(REPLICAS, P, Q, dtype=torch.float64, requires_grad=True), TASKS)
+    out = parameter.right(torch.randn(REPLICAS * TASKS, rows, P, dtype=torch.float64))
+    record = parameter.take_record()
+    parameter.adapt(record, torch.autograd.grad(out.pow(3).sum(), record.watched()), 0.1, constant=True)
+    return parameter
+
+
+@pytest.mark.parametrize("rows", [1, 20], ids=["thin", "dense"])
+def test_an_unmultiplied_product_is_the_product(rows: int):
+    parameter = adapted_parameter(rows)
+    p = torch.randn(REPLICAS * TASKS, 3, P, dtype=torch.float64)
+    before = parameter.materialise()
+    product = parameter.later(p)
+    cotangent = torch.randn(REPLICAS * TASKS, 3, Q, dtype=torch.float64)
+    product.adapt(cotangent, 0.1, constant=True)
+    torch.testing.assert_close(parameter.materialise(), before - 0.1 * p.mT @ cotangent)
+    # The product is that with the matrix as it was.
+    torch.testing.assert_close(product.dense(), p @ before)
+    torch.testing.assert_close(product.pull_back(Gradient(cotangent)), cotangent @ before.mT)
+    c, x = torch.randn(6, 2, 3, dtype=torch.float64), torch.randn(6, 2, Q, dtype=torch.float64)
+    torch.testing.assert_close(product.pull_back(Gradient(c.mT @ x, (c, x))), c.mT @ x @ before.mT)
+    torch.testing.assert_close(product.right_t(x), x @ (p @ before).mT)
+
+
+@pytest.mark.parametrize("examples", [2, 20], ids=["few examples", "more examples than rows"])
+def test_subtracted_products_are_subtracted(examples: int):
+    torch.manual_seed(0)
+    weight = TaskParameter(torch.randn(REPLICAS, 3, Q, dtype=torch.float64, requires_grad=True), TASKS)
+    expected = weight.materialise()
+    matrix = adapted_parameter(1)
+    for _ in range(2):
+        product = matrix.later(torch.randn(REPLICAS * TASKS, 3, P, dtype=torch.float64))
+        weight.subtract(product, 0.5, constant=False)
+        expected = expected - 0.5 * product.dense()
+    torch.testing.assert_close(weight.materialise(), expected)
+    x = torch.randn(REPLICAS * TASKS, examples, Q, dtype=torch.float64)
+    torch.testing.assert_close(weight.right_t(x), x @ expected.mT)
+    z = torch.randn(REPLICAS * TASKS, 1, 3, dtype=torch.float64)
+    torch.testing.assert_close(weight.right(z), z @ expected)
+    assert weight.common() is None
+    # A dense update, a thin one and a reading end what was put off; nothing is subtracted twice.
+    y, step = torch.randn(6, 1, 3, dtype=torch.float64), torch.randn(6, 3, Q, dtype=torch.float64)
+    weight.add([(y, x[:, :1])])
+    weight.subtract(step, 0.5, constant=False)
+    torch.testing.assert_close(weight.materialise(), expected - y.mT @ x[:, :1] - 0.5 * step)
+
+
+def test_the_data_s_product_is_made_once_a_matrix_and_mode(monkeypatch):
+    made = []
+    apply = task_parameter._SharedProduct.apply
+    monkeypatch.setattr(task_parameter._SharedProduct, "apply", lambda *args: made.append(1) or apply(*args))
+    parameter = TaskParameter(torch.randn(1, P, Q, requires_grad=True), TASKS)
+    x, same_numbers_elsewhere = (torch.ones(TASKS, 2, Q) for _ in range(2))
+    for data in (x, x.flatten(2), x.view(TASKS, 2, Q)):
+        parameter.later(torch.ones(TASKS, 1, P)).right_t(data)
+    assert len(made) == 1
+    parameter.product(same_numbers_elsewhere, Side.RIGHT_T, keep=True)
+    assert len(made) == 2
+    with torch.no_grad():
+        assert not parameter.product(x, Side.RIGHT_T, keep=True).requires_grad
+    assert parameter.product(x, Side.RIGHT_T, keep=True).requires_grad
+    assert len(made) == 3
+    parameter.product(x.detach().requires_grad_(), Side.RIGHT_T, keep=True)  # no data: it belongs to another graph
+    parameter.right_t(x)
+    assert len(made) == 5
+    square = TaskParameter(torch.randn(1, Q, Q), TASKS)
+    for side, expected in ((Side.RIGHT, x @ square.shared), (Side.RIGHT_T, x @ square.shared.mT)):
+        torch.testing.assert_close(square.product(x, side, keep=True), expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_data", "has_factors"), [(3, True, True), (4, True, False), (3, False, False)], ids=str
+)
+def test_a_gradient_has_factors_where_they_are_few_and_data(rows: int, is_data: bool, has_factors: bool):
+    torch.manual_seed(0)
+    weight = TaskParameter(torch.randn(1, 3, Q, dtype=torch.float64, requires_grad=True), TASKS)
+    x = torch.randn(TASKS, rows, Q, dtype=torch.float64, requires_grad=not is_data)
+    out = weight.right_t(x)
+    record = weight.take_record()
+    (c,) = torch.autograd.grad(out.pow(3).sum(), record.watched())
+    gradient = weight.gradient_of(record, [c], constant=True)
+    torch.testing.assert_close(gradient.dense, c.mT @ x.detach())
+    assert (gradient.factors is not None) == has_factors
+    torch.testing.assert_close(
+        weight.gradient_of(task_parameter.Record(), [], constant=True).dense.abs().max().item(), 0.0
+    )
