@@ -4,6 +4,7 @@ import pandas as pd
 
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns
 from core import Run
+from core.optimizers.base import split_key
 
 
 def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame:
@@ -26,11 +27,12 @@ def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame
         UserError: for a data set whose files are not found.
     """
     table = run.evaluate(draw_test_tasks(run.tasks(seed=seed), num_tasks))
+    adapted = run.theta if run.adapted is None else run.adapted  # the others' rules are never used
     table = table.assign(
         **run_columns(run),
         **setting_columns(run, len(table)),
         model_parameters=sum(tensor.numel() for tensor in run.theta.values()),
-        rule_parameters=sum(tensor.numel() for tensor in run.xi.values()),
+        rule_parameters=sum(tensor.numel() for key, tensor in run.xi.items() if split_key(key)[0] in adapted),
         task_seed=seed,
     )
     return mark_diverged(table, run, ["task"])

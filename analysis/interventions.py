@@ -85,13 +85,18 @@ class Intervention:
             self.permutes_labels or other.permutes_labels,
         )
 
-    def adapted(self, names: Sequence[str]) -> tuple[str, ...]:
+    def adapted(self, names: Sequence[str], trained: Sequence[str] | None = None) -> tuple[str, ...]:
         """The parameters that adapt, of those called `names`, in their order.
+
+        Args:
+            names: all parameters.
+            trained: those that adapted in training, None for all. `adapt_only` takes their place, `freeze` takes from
+                them.
 
         Raises:
             UserError: for a pattern that names none of them.
         """
-        adapted = set(names)
+        adapted = set(names if trained is None or self.only else trained)
         for patterns in self.freeze:
             adapted -= set(select(names, patterns))
         for patterns in self.only:
@@ -276,7 +281,7 @@ def intervene(
     names = list(run.theta)
     plans = {name: Intervention() if chosen is None else chosen for name, chosen in interventions.items()}
     for plan in plans.values():  # a misspelt layer is told before the first minute of work
-        plan.adapted(names), plan.changed(names)
+        plan.adapted(names, run.adapted), plan.changed(names)
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
     size = default_chunk(run.model, episodes)
     jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
@@ -345,7 +350,7 @@ class _Inputs:
 def _measure(run: Run, plan: Intervention, inputs: _Inputs, streams: Sequence[torch.Generator]) -> Tensor:
     """Loss and accuracy (T, steps + 1, 2 sets, 2 measures) under an intervention."""
     config, names = run.config, list(run.theta)
-    adapted, changed = plan.adapted(names), plan.changed(names)
+    adapted, changed = plan.adapted(names, run.adapted), plan.changed(names)
     start = cut(run.model, [name for name in names if name in {*adapted, *changed}])
     module = stages(run.model, start)
     own = {name for name, _ in module.named_parameters()}

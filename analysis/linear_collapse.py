@@ -198,7 +198,7 @@ def linear_collapse(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
     if not suits(run.config):
         raise StudyError(
             f"run {run.id} is {run.config.model} with {run.config.method}; this study needs linnet with maml, "
-            "or lr with klin"
+            "or lr with klin, and all of the model adapting"
         )
     common = {**run_columns(run), "task_seed": seed}
     rows = _Rows()
@@ -225,7 +225,8 @@ def linear_collapse(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
 
 def suits(config: Any) -> bool:
     """Whether a run of this configuration has something to collapse or to compare with."""
-    return (config.model, config.method) in {("linnet", "maml"), ("lr", "klin")}
+    everything = config.adapted is None  # what stays as it is has no part in the update map
+    return everything and (config.model, config.method) in {("linnet", "maml"), ("lr", "klin")}
 
 
 def _measure_linnet(run: Run, num_tasks: int, seed: int, rows: "_Rows") -> None:

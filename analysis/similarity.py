@@ -53,7 +53,7 @@ def similarity(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool 
         part = episodes[task : task + 1]
         after = adapt(
             run.model, run.rule, run.theta, run.xi, part, steps=config.steps, lr=config.adapt_lr,
-            lr_scope=config.lr_scope,
+            lr_scope=config.lr_scope, adapted=run.adapted,
         )  # fmt: skip
         sets = [part.support_x[0], part.query_x[0]]
         before = features(run.model, run.theta, layers, sets)

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from core.config import METHODS, TrainConfig
+from core.config import TrainConfig
 from core.costs import estimate
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
+from core.methods import METHODS
 from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, read_config
 from core.tasks import DATASETS, download
@@ -37,6 +38,7 @@ UNITS = {
     "rule_bias": "the meta-optimizer's maps add a bias: true or false (klin, kfc; default false)",
     "unit_norm": "gradients at unit norm and a learnable scale, A.1.2: true or false (kfc; default false)",
     "adapt_xi": "xi is adapted within a task: true or false (default: the rule's own)",
+    "adapted": "layers, parameters or globs of what adapts within a task, such as FC 'C*.conv.*' (default: all)",
     "steps": "adaptation steps within a task",
     "adapt_lr": "adaptation learning rate",
     "first_order": "treat inner gradients as constants: true or false",
@@ -75,7 +77,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         elif field.default is not None:
             options["help"] += f" (default {field.default})"
         if typing.get_origin(kind) is tuple:
-            options |= {"type": int, "nargs": "*"}
+            options |= {"type": typing.get_args(kind)[0], "nargs": "*"}
         elif kind is bool:
             options["type"] = _boolean
         elif kind in (int, float):

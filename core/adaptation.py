@@ -278,13 +278,9 @@ def replica_meta_gradient(
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
     leaves_xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
     inputs = [*leaves.values(), *leaves_xi.values()]
-    size = num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
-    if size < 1:
-        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
     chunk_losses: list[Tensor] = []
     total: list[Tensor] = []
-    for start in range(0, num_tasks, size):
-        part = replica_slice(episodes, num_replicas, start, start + size)
+    for part in chunks(episodes, num_replicas, tasks_per_chunk):
         *_, (state, forward, _) = inner_loop(
             model, rule, leaves, leaves_xi, part.support_x, part.support_y, part.kind, loop, create_graph=True
         )
@@ -303,6 +299,20 @@ def replica_meta_gradient(
         dict(zip(leaves, total[:split], strict=True)),
         dict(zip(leaves_xi, total[split:], strict=True)),
     )
+
+
+def chunks(episodes: Episodes, num_replicas: int, tasks_per_chunk: int | None) -> Iterator[Episodes]:
+    """The episodes of all replicas, `tasks_per_chunk` tasks of each at a time; None for all at once.
+
+    Raises:
+        UserError: for fewer than one task a chunk.
+    """
+    num_tasks = episodes.num_tasks // num_replicas
+    size = num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
+    if size < 1:
+        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    for start in range(0, num_tasks, size):
+        yield replica_slice(episodes, num_replicas, start, start + size)
 
 
 def replica_slice(episodes: Episodes, num_replicas: int, start: int, stop: int) -> Episodes:

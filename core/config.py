@@ -4,19 +4,19 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any, Literal
 
+from core.adaptation import InnerLoop
 from core.errors import UserError, unknown_name
+from core.methods import METHODS, adapted_layers
 from core.models import MODELS
 from core.models.conv import MAX_DEPTH, Downsample, NormMode
-from core.optimizers import OPTIMIZERS
+from core.models.layers import select
+from core.optimizers import MetaOptimizer, make_optimizer
 from core.tasks import DATASETS
-
-# MAML is the method; plain gradient descent is its update rule.
-METHODS = {"maml": "sgd"} | {name: name for name in OPTIMIZERS if name != "sgd"}
 
 _TASK_FIELDS = (
     "ways", "shots", "query_shots", "rotations", "normalize", "endless", "points", "input_scale", "same_points"
@@ -37,10 +37,11 @@ class TrainConfig:
     Attributes:
         dataset: name in `core.tasks.DATASETS`.
         model: "lr", "linnet" or "cnn".
-        method: "maml", "meta_sgd", "meta_curvature", "klin", "kfc", "cholesky" or "linear".
+        method: name in `core.methods.METHODS`.
         steps: adaptation steps within a task.
         adapt_lr: adaptation learning rate.
-        first_order: whether inner gradients are constants of the meta-gradient.
+        first_order: whether inner gradients are constants of the meta-gradient; methods that are first order by
+            definition insist on it.
         meta_optimizer: "sgd" (no momentum) or "adam" (PyTorch's defaults), which trains theta and xi.
         meta_lr: its learning rate.
         iterations: meta-training iterations.
@@ -54,6 +55,8 @@ class TrainConfig:
         points, input_scale, same_points: see `SyntheticTasks`.
         depth, filters, hidden, bias, norm_mode, downsample: see `make_model`.
         rule_depth, rule_rank, rule_bias, unit_norm, adapt_xi: options of the rule; see `core.optimizers`.
+        adapted: layers, parameters or globs (see `core.models.layers.select`) of what adapts within a task; the outer
+            loop learns all. Default what the method says, which is everything but for ANIL and BOIL.
         eval_every: iterations between two points of the curve; 0 for the two ends only.
         eval_tasks: tasks of each split behind a point of the curve.
 
@@ -93,6 +96,7 @@ class TrainConfig:
     rule_bias: bool | None = None
     unit_norm: bool | None = None
     adapt_xi: bool | None = None
+    adapted: tuple[str, ...] | None = None
     eval_every: int = 0
     eval_tasks: int = 100
 
@@ -114,6 +118,18 @@ class TrainConfig:
         for name in ("adapt_lr", "meta_lr"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self._check_method()
+
+    def _check_method(self) -> None:
+        method = METHODS[self.method]
+        if method.first_order and not self.first_order:
+            raise UserError(f"{self.method} is first order: first_order must be true")
+        if method.adapts != "all" and self.adapted is not None:
+            raise UserError(f"{self.method} is the {method.adapts} adapting: leave adapted out, or name another method")
+        if self.adapted == ():
+            raise UserError("adapted must name at least one layer; for no adaptation, steps is 0")
+        if method.options.get("adapts") and self.adapt_xi is not None:
+            raise UserError(f"{self.method} is {method.rule} with an adapted xi: leave adapt_xi out")
 
     def task_options(self) -> dict[str, Any]:
         """What `make_tasks` takes from here."""
@@ -130,9 +146,30 @@ class TrainConfig:
             return None
         return MAX_DEPTH if self.depth is None else self.depth
 
-    def rule_options(self) -> dict[str, Any]:
-        """What `make_optimizer` takes from here."""
-        return {option: getattr(self, name) for name, option in _RULE_FIELDS.items() if getattr(self, name) is not None}
+    def make_rule(self) -> MetaOptimizer:
+        """The meta-optimizer.
+
+        Raises:
+            UserError: for an option that it does not have, or a missing one.
+        """
+        own = {option: getattr(self, name) for name, option in _RULE_FIELDS.items() if getattr(self, name) is not None}
+        return make_optimizer(METHODS[self.method].rule, **METHODS[self.method].options, **own)
+
+    def adapted_of(self, names: Sequence[str]) -> tuple[str, ...] | None:
+        """The parameters that adapt within a task, of a model's, called `names`, in their order; None for all.
+
+        Raises:
+            UserError: for a pattern that names none of them, or a method that does not suit the model.
+        """
+        return adapted_layers(self.method, names) if self.adapted is None else select(names, self.adapted)
+
+    def inner_loop(self, names: Sequence[str]) -> InnerLoop:
+        """How a model, whose parameters are called `names`, adapts to a task in training.
+
+        Raises:
+            UserError: as `adapted_of`.
+        """
+        return InnerLoop(self.steps, self.adapt_lr, self.first_order, self.lr_scope, self.adapted_of(names))
 
     def canonical_json(self) -> str:
         """The fields that differ from their defaults, sorted by name: a new defaulted field leaves old texts alone."""
@@ -192,7 +229,10 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return value
     if kind in (bool, str) and isinstance(value, kind):
         return value
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+    if typing.get_origin(kind) is tuple:
+        words = "words" if choices[0] is str else "whole numbers"
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} must be a list of {words}, got {value!r}")
         return tuple(_checked(name, one, choices[0]) for one in value)
     wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
-    raise UserError(f"{name} must be {wanted.get(kind, 'a list of whole numbers')}, got {value!r}")
+    raise UserError(f"{name} must be {wanted[kind]}, got {value!r}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from core.config import TrainConfig
 from core.errors import UserError, unknown_name
+from core.methods import METHODS
 
 PRESETS = ("quick", "paper")
 
@@ -111,9 +112,12 @@ def image_cnn(
     )
     configs = []
     for depth, method in settings:
-        adapt_lr = 0.8 if like == "omniglot" and method == "maml" and depth <= 2 else _CNN_ADAPT_LR[like][method]
+        # Methods that the paper does not have take the rate, and what goes with it, of the one they are variants of.
+        base = {"sgd": "maml"}.get(METHODS[method].rule, METHODS[method].rule)
+        adapt_lr = 0.8 if like == "omniglot" and base == "maml" and depth <= 2 else _CNN_ADAPT_LR[like][base]
         rule: dict[str, Any] = {"rule_depth": 4, "unit_norm": True} if method == "kfc" else {}
-        of_all_seeds = replace(common, depth=depth, method=method, adapt_lr=adapt_lr, **rule)
+        first_order = METHODS[method].first_order
+        of_all_seeds = replace(common, depth=depth, method=method, adapt_lr=adapt_lr, first_order=first_order, **rule)
         configs += [replace(of_all_seeds, seed=seed) for seed in range(seeds)]
     return configs
 
@@ -122,6 +126,8 @@ _CNN_EXPERIMENTS: dict[str, tuple[tuple[int, str], ...]] = {
     "layers": ((4, "maml"),),  # Fig. 2
     "depth": tuple((depth, method) for method in ("maml", "kfc") for depth in (1, 2, 3, 4)),  # Fig. 3, Table A1
     "optimizers": tuple((2, method) for method in ("maml", "meta_sgd", "meta_curvature", "kfc")),  # Table 2
+    # Not in the paper: what adapts, whether its rate does, and how the outer loop learns.
+    "variants": tuple((2, name) for name in ("maml", "anil", "boil", "fomaml", "reptile", "meta_sgd", "alpha_maml")),
 }
 IMAGE_DATASETS = ("glyphs", "omniglot", "omniglot_small")
 

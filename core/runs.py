@@ -22,12 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.config import METHODS, TrainConfig
+from core.config import TrainConfig
 from core.errors import UserError
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.models import make_model
-from core.optimizers import MetaOptimizer, make_optimizer
+from core.optimizers import MetaOptimizer
 from core.optimizers.base import check_tensors
 from core.tasks import TaskSource, make_tasks
 from core.tasks.base import Episodes, TaskShape
@@ -81,7 +81,12 @@ class Run:
     @cached_property
     def rule(self) -> MetaOptimizer:
         """The meta-optimizer."""
-        return make_optimizer(METHODS[self.config.method], **self.config.rule_options())
+        return self.config.make_rule()
+
+    @cached_property
+    def adapted(self) -> tuple[str, ...] | None:
+        """The parameters that adapted within a task in training, None for all."""
+        return self.config.adapted_of(list(self.theta))
 
     @cached_property
     def model(self) -> nn.Module:
@@ -124,7 +129,13 @@ class Run:
             UserError: as `evaluate`.
         """
         config = self.config
-        options = {"steps": config.steps, "lr": config.adapt_lr, "lr_scope": config.lr_scope, **changes}
+        options: dict[str, Any] = {
+            "steps": config.steps,
+            "lr": config.adapt_lr,
+            "lr_scope": config.lr_scope,
+            "adapted": self.adapted,
+        }
+        options |= changes
         return evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
 
 
@@ -259,6 +270,9 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", root: str 
     expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
     run.rule.check(run.theta, run.xi)
+    # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
+    # before it was saved.
+    run.theta = {name: run.theta[name] for name in expected}
     return run
 
 

@@ -23,15 +23,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from core.adaptation import InnerLoop, replica_meta_gradient
+from core.adaptation import replica_meta_gradient
 from core.compilation import MetaGradient, compile_meta_gradient
-from core.config import METHODS, TrainConfig
+from core.config import TrainConfig
 from core.device import checked_device
 from core.errors import UserError
 from core.evaluation import replica_evaluate
+from core.methods import METHODS
 from core.models import make_model
-from core.optimizers import make_optimizer
 from core.optimizers.base import check_tensors
+from core.reptile import replica_reptile_gradient
 from core.runs import (
     CURVE_COLUMNS,
     FORMAT,
@@ -89,14 +90,17 @@ class Group:
         self.device = device
         self.tasks_per_chunk = tasks_per_chunk
         self.compile = compile
+        self._is_reptile = METHODS[config.method].outer == "reptile"
+        if compile and self._is_reptile:
+            raise UserError("reptile has no meta-gradient to compile: train it without compile")
         self._compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of runs
-        self.rule = make_optimizer(METHODS[config.method], **config.rule_options())
-        self.loop = InnerLoop(config.steps, config.adapt_lr, config.first_order, config.lr_scope)
+        self.rule = config.make_rule()
         models = [
             make_model(config.model, source, seed=c.seed, **config.model_options()).to(device)
             for c, source in zip(configs, sources, strict=True)
         ]
         self.model = models[0]
+        self.loop = config.inner_loop([name for name, _ in self.model.named_parameters()])
         thetas = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
         xis = [self.rule.init(theta) for theta in thetas]
         self.theta = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
@@ -159,6 +163,8 @@ class Group:
 
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
         arguments = (self.model, self.rule, self.theta, self.xi, episodes, self.loop)
+        if self._is_reptile:
+            return replica_reptile_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
         if not self.compile:
             return replica_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
         if len(self.configs) not in self._compiled:

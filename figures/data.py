@@ -45,6 +45,7 @@ _TASK_SETTINGS = (
     "input_scale",
     "same_points",
     "steps",
+    "adapted",
 )
 # And of the convolutional networks of one panel, which are compared with one another: a longer training, or another
 # network of as many layers, would pass for the merit of a method.

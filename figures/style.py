@@ -42,6 +42,11 @@ _METHODS = {
     "meta_curvature": Look("Meta-Curvature", "#56b4e9", "P"),
     "cholesky": Look("Cholesky", "#d55e00", "X"),
     "linear": Look("linear", "#7a6a1f", "*"),
+    "anil": Look("ANIL", "#7b3014", "<"),
+    "boil": Look("BOIL", "#004d40", ">"),
+    "fomaml": Look("FOMAML", "#9a9a9a", "h"),
+    "reptile": Look("Reptile", "#6a3d9a", "p"),
+    "alpha_maml": Look("Alpha MAML", "#e7298a", "d"),
 }
 _MODELS = {"lr": "LR", "linnet": "LinNet", "cnn": "CNN"}
 LOOKS: dict[tuple[str, str], Look] = {

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.comparison import comparison
 from analysis.tasks import draw_test_tasks
-from core import list_runs, load_run
+from core import list_runs, load_run, meta_train
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +30,9 @@ def test_a_diverged_run_has_no_accuracy(run, monkeypatch):
     table = comparison(run, num_tasks=2)
     assert (table["status"] == "diverged").all()
     assert table["accuracy"].isna().all()
+
+
+def test_rules_of_what_does_not_adapt_are_not_counted(tiny):
+    config = tiny(model="linnet", method="meta_sgd", hidden=(4,), adapted=("layers.1",))
+    run = meta_train(config, results=None, progress=False)
+    assert (comparison(run, num_tasks=2)["rule_parameters"] == 4).all()  # a rate for each weight of the last layer

@@ -13,7 +13,7 @@ from analysis.interventions import Intervention, layer_scale
 from analysis.layer_roles import layer_roles
 from analysis.store import _to_arrow
 from analysis.tasks import draw_test_tasks
-from core import TrainConfig, adapt, evaluate, meta_train
+from core import TrainConfig, adapt, evaluate, load_run, meta_train
 from core.errors import UserError
 from core.models.layers import cut, layers_of, select, stages
 from core.seeds import generator
@@ -213,3 +213,27 @@ def test_a_diverged_task_is_reported_as_one(run, monkeypatch):
     table = intervene(run, {"none": None}, num_tasks=2)
     assert (table["status"] == "diverged").all()
     assert table[NUMBERS].isna().all(axis=None)
+
+
+def test_what_adapted_in_training_is_where_interventions_start(tiny):
+    config = tiny(
+        dataset="glyphs", model="cnn", depth=2, filters=4, norm_mode="batch", method="anil", steps=2, adapt_lr=0.5,
+        points=None, ways=3, shots=2, endless=True, iterations=2, eval_every=0,
+    )  # fmt: skip
+    run = meta_train(config, results=None, progress=False)
+    plans = {"none": None, "head": freeze("FC"), "body": freeze("C*"), "only C1": adapt_only("C1")}
+    table = intervene(run, plans, num_tasks=4)
+    head, first = (tuple(name for name in run.theta if name.startswith(layer)) for layer in ("FC.", "C1."))
+    for name, adapted in (("none", head), ("body", head), ("only C1", first)):  # the body did not adapt anyway
+        expected = naive(run, adapted)
+        np.testing.assert_allclose(numbers(table, name)[NUMBERS], expected[NUMBERS], rtol=1e-4, atol=1e-6)
+    at_rest = numbers(table, "head")
+    for step in (1, 2):
+        start, now = (at_rest[at_rest["step"] == k][NUMBERS].to_numpy() for k in (0, step))
+        np.testing.assert_array_equal(start, now)
+
+
+def test_noise_is_the_same_once_a_run_is_saved_and_loaded(tiny, tmp_path):
+    run = meta_train(tiny(model="linnet", method="maml", hidden=(4,), bias=True), results=tmp_path, progress=False)
+    noisy = {"noise": perturb("layers.0", std=1.0)}
+    pd.testing.assert_frame_equal(intervene(run, noisy), intervene(load_run(run.path), noisy), check_exact=True)

@@ -92,6 +92,13 @@ def test_runs_of_two_lengths_are_never_pooled(results):
     assert data.estimate(chosen["lr", "maml"], "").mean == pytest.approx(70)
 
 
+def test_maml_of_which_a_part_adapts_is_never_pooled_with_maml(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4])
+    results.measured("glyphs", "lr", "maml", 1, [0.6, 0.8], adapted=["layers.0"])
+    with pytest.raises(FigureError, match="differ in adapted"):
+        groups(results, "glyphs")
+
+
 def test_methods_may_differ_in_length_but_not_in_their_tasks(results):
     results.measured("synthetic", "lr", "maml", 0, [0.5, 0.6])
     results.measured("synthetic", "linnet", "maml", 0, [0.5, 0.6], iterations=10)

@@ -5,7 +5,7 @@ from itertools import combinations
 import matplotlib.colors
 import pytest
 
-from core.config import METHODS
+from core.methods import METHODS
 from core.models import MODELS
 from figures import style
 from figures.errors import FigureError
