@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
-from core.adaptation import InnerLoop, State, batched_forward, inner_loop, one_replica
+from core.adaptation import InnerLoop, State, inner_loop, one_replica
 from core.evaluation import as_table, default_chunk, measure
+from core.forward import batched_forward
 from core.models.layers import cut, layers_of, select, stages
 from core.seeds import generator
 from core.task_parameter import TaskParameter

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 from analysis.errors import StudyError, unknown_name
 from analysis.tasks import check_num_tasks
 from core import Episodes, Run, make_model
-from core.adaptation import batched_forward
 from core.evaluation import default_chunk
+from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
 from core.seeds import derive_seed
 from core.task_parameter import TaskParameter

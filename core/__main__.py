@@ -66,7 +66,7 @@ def _boolean(text: str) -> bool:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     hints = typing.get_type_hints(TrainConfig)
     for field in fields(TrainConfig):
-        if field.name == "seed":
+        if field.name in ("seed", "own"):  # `--seeds`; and modules of one's own are trained in Python
             continue
         kind = hints[field.name]
         if isinstance(kind, UnionType):

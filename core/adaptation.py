@@ -14,13 +14,13 @@ out replica by replica: N = S * T.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from core.errors import UserError, unknown_name
+from core.forward import batched_forward
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer, check_tensors, split_key
 from core.task_parameter import Gradient, Product, Record, TaskParameter, collecting
@@ -75,34 +75,6 @@ class State:
 
 
 Walk = Iterator[tuple[State, Callable[[Tensor], Tensor], Tensor]]
-
-
-@runtime_checkable
-class KnowsTasks(Protocol):
-    """A module with a way of its own to treat many tasks at once."""
-
-    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        """Outputs (N, n, ...) of N tasks, with the parameters of each, on x (N, n, *example)."""
-
-
-def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Tensor, adapted: Sequence[str]) -> Tensor:
-    """Outputs (N, n, ...) of each task's model on its examples x (N, n, *example).
-
-    A module that knows a faster way for many tasks at once says it as `forward_tasks(theta, x)`; any other is mapped
-    over the tasks. Parameters that are not `adapted` need not be copied for each task.
-    """
-    for name, parameter in theta.items():
-        parameter.adapts = name in adapted
-    if isinstance(model, KnowsTasks):
-        return model.forward_tasks(theta, x)
-    common = {name: parameter.common() for name, parameter in theta.items()}
-    shared = {name: tensor for name, tensor in common.items() if tensor is not None}
-    own = {name: parameter.value() for name, parameter in theta.items() if name not in shared}
-
-    def one_task(own: Tensors, x: Tensor) -> Tensor:
-        return functional_call(model, {**own, **shared}, (x,))
-
-    return vmap(one_task, in_dims=(0, 0), randomness="different")(own, x)
 
 
 def inner_loop(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -27,6 +28,15 @@ _RULE_FIELDS = {
 }  # fmt: skip
 
 
+OWN = "own:"
+_OWN_NAME = re.compile(rf"{OWN}\w+", re.ASCII)
+
+
+def is_own(name: str) -> bool:
+    """Whether a data set's or a model's name says that the user brings it: `own:<letters, digits, underscores>`."""
+    return _OWN_NAME.fullmatch(name) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a meta-trained model and its curve, and nothing else (no paths, no devices).
@@ -35,8 +45,8 @@ class TrainConfig:
     of the data set, model or rule that it belongs to; one that these do not have is refused when they are made.
 
     Attributes:
-        dataset: name in `core.tasks.DATASETS`.
-        model: "lr", "linnet" or "cnn".
+        dataset: name in `core.tasks.DATASETS`, or `own:<name>` for tasks of your own, see `meta_train`.
+        model: "lr", "linnet" or "cnn", or `own:<name>` for a module of your own.
         method: name in `core.methods.METHODS`.
         steps: adaptation steps within a task.
         adapt_lr: adaptation learning rate.
@@ -59,6 +69,8 @@ class TrainConfig:
             loop learns all. Default what the method says, which is everything but for ANIL and BOIL.
         eval_every: iterations between two points of the curve; 0 for the two ends only.
         eval_tasks: tasks of each split behind a point of the curve.
+        own: digest of what `own:` names stand for, so that another module or other tasks make another run;
+            `meta_train` fills it in.
 
     Raises:
         UserError: for an unknown name, a value of another type, or one out of range.
@@ -99,6 +111,7 @@ class TrainConfig:
     adapted: tuple[str, ...] | None = None
     eval_every: int = 0
     eval_tasks: int = 100
+    own: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _kinds().items():
@@ -108,8 +121,8 @@ class TrainConfig:
             ("model", self.model, MODELS),
             ("method", self.method, METHODS),
         ):
-            if value not in known:
-                raise unknown_name(kind, value, known)
+            if value not in known and not (kind != "method" and is_own(value)):
+                raise unknown_name(kind, value, known if kind == "method" else [*known, f"{OWN}<name>"])
         for name, least in (
             ("steps", 0), ("iterations", 0), ("tasks_per_iteration", 1), ("eval_every", 0), ("eval_tasks", 1)
         ):  # fmt: skip
@@ -118,6 +131,11 @@ class TrainConfig:
         for name in ("adapt_lr", "meta_lr"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for kind, value, options in (
+            ("model", self.model, self.model_options()), ("dataset", self.dataset, self.task_options())
+        ):  # fmt: skip
+            if is_own(value) and options:
+                raise UserError(f"{kind} {value!r} is your own: leave out {', '.join(options)}, which are for ours")
         self._check_method()
 
     def _check_method(self) -> None:
@@ -181,7 +199,7 @@ class TrainConfig:
     def id(self) -> str:
         """The run's name: data set, model, method, seed, and a hash of the canonical JSON."""
         digest = hashlib.blake2b(self.canonical_json().encode(), digest_size=5).hexdigest()
-        return f"{self.dataset}-{self.model}-{self.method}-s{self.seed}-{digest}"
+        return f"{self.dataset}-{self.model}-{self.method}-s{self.seed}-{digest}".replace(":", ".")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

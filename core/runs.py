@@ -10,7 +10,8 @@ run.json              written last: the run is finished, and how
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from core.config import TrainConfig
+from core.config import TrainConfig, is_own
 from core.errors import UserError
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.models import make_model
+from core.models.layers import Groups, layers_of
 from core.optimizers import MetaOptimizer
 from core.optimizers.base import check_tensors
-from core.tasks import TaskSource, make_tasks
+from core.tasks import TaskSource, as_tasks, make_tasks
 from core.tasks.base import Episodes, TaskShape
 
 FORMAT = 1
@@ -57,6 +59,10 @@ class Run:
             not waited for.
         path: its folder, None if it was not saved.
         root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
+        blank: a module of the user's own as training began with it; None for a model of ours. It is not saved.
+        source: tasks of the user's own; None for those of a data set of ours. They are not saved.
+        buffers: those of a module of the user's own, by name; training does not change them.
+        groups: other layers than `core.models.layers.layers_of` finds by name, see there.
     """
 
     config: TrainConfig
@@ -67,6 +73,10 @@ class Run:
     info: dict[str, Any]
     path: Path | None = None
     root: str | Path | None = None
+    blank: nn.Module | None = None
+    source: TaskSource | None = None
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    groups: Groups | None = None
 
     @property
     def id(self) -> str:
@@ -89,14 +99,30 @@ class Run:
         return self.config.adapted_of(list(self.theta))
 
     @cached_property
+    def layers(self) -> dict[str, list[str]]:
+        """The names of the parameters of each layer, first to last."""
+        return layers_of(self.theta, self.groups)
+
+    def with_layers(self, groups: Groups) -> "Run":
+        """The same run with layers by other names, or other layers: `{"body": ["C1", "C2"], "head": "FC.*"}`.
+
+        Raises:
+            UserError: as `core.models.layers.layers_of`.
+        """
+        layers_of(self.theta, groups)
+        return replace(self, groups=dict(groups))
+
+    @cached_property
     def model(self) -> nn.Module:
         """The module for one task, with `theta` loaded."""
         model = self.blank_model()
-        model.load_state_dict(self.theta)
+        model.load_state_dict({**self.theta, **self.buffers}, strict=self.blank is None)  # tied weights have two names
         return model.to(next(iter(self.theta.values())).device)
 
     def blank_model(self) -> nn.Module:
         """The module for one task as training began with it."""
+        if self.blank is not None:
+            return deepcopy(self.blank)
         # The shape is stored with the run, so that a model loads where its data set is not at hand.
         shape = TaskShape(tuple(self.info["example_shape"]), self.info["num_outputs"])
         return make_model(self.config.model, shape, seed=self.config.seed, **self.config.model_options())
@@ -113,6 +139,12 @@ class Run:
             UserError: for an option that the data set does not have, or files that are not found.
         """
         device = next(iter(self.theta.values())).device
+        if self.source is not None:
+            if changes:
+                raise UserError(f"tasks of your own have no option {', '.join(changes)}")
+            return self.source.with_seed(self.config.seed if seed is None else seed)
+        if is_own(self.config.dataset):
+            raise UserError(f"the tasks of {self.id} are your own: load the run with tasks=")
         options = {**self.config.task_options(), **changes}
         return make_tasks(
             self.config.dataset,
@@ -184,7 +216,8 @@ def save_run(run: Run, results: Path) -> Path:
     """
     folder = results / "runs" / run.id
     write_config(run.config, folder)
-    tensors = {f"theta.{n}": t for n, t in run.theta.items()} | {f"xi.{n}": t for n, t in run.xi.items()}
+    parts = {"theta": run.theta, "xi": run.xi, "buffer": run.buffers}
+    tensors = {f"{kind}.{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
     save_tensors(folder / "weights.safetensors", tensors, {"format": FORMAT, "id": run.id})
     write_atomically(folder / "curve.parquet", lambda temporary: run.curve.to_parquet(temporary, index=False))
     write_json(folder / "run.json", {"format": FORMAT, "status": run.status, **run.info})
@@ -231,19 +264,34 @@ def is_finished(folder: Path) -> bool:
     return (folder / "run.json").exists()
 
 
-def load_run(path: str | Path, *, device: str | torch.device = "cpu", root: str | Path | None = None) -> Run:
+def load_run(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    root: str | Path | None = None,
+    model: nn.Module | None = None,
+    tasks: Any = None,
+) -> Run:
     """A saved run, ready to adapt.
 
     Args:
         path: its folder, such as results/runs/<id>.
         device: where its tensors go.
         root: folder of the data set's files, needed for its tasks only.
+        model: for a run of a module of your own, that module, as training began with it.
+        tasks: for a run on tasks of your own, those tasks, as `core.tasks.as_tasks` takes them; needed for its tasks
+            only.
 
     Raises:
-        UserError: if there is no finished run there, or a file is damaged.
+        UserError: if there is no finished run there, a file is damaged, or a module of your own is missing.
     """
     folder = Path(path)
     config = read_config(folder)
+    for name, given, what in ((config.model, model, "model"), (config.dataset, tasks, "tasks")):
+        if given is not None and not is_own(name):
+            raise UserError(f"{what}= is given, but {folder} is a run with {name!r}, which is none of your own")
+    if is_own(config.model) and model is None:
+        raise UserError(f"{folder} is a run of a module of your own, {config.model!r}: pass it as model=")
     if not is_finished(folder):
         raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
     info = _checked_format(folder / "run.json")
@@ -254,7 +302,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", root: str 
         curve = pd.read_parquet(folder / "curve.parquet")
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{folder / 'curve.parquet'} is missing or damaged: {error}") from error
-    parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}}
+    parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}, "buffer": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind not in parts:
@@ -266,7 +314,10 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", root: str 
         TaskShape(tuple(info["example_shape"]), int(info["num_outputs"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
-    run = Run(config, parts["theta"], parts["xi"], curve, status, info, folder, root)
+    source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
+    run = Run(
+        config, parts["theta"], parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"]
+    )  # fmt: skip
     expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
     run.rule.check(run.theta, run.xi)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from core.adaptation import replica_meta_gradient
@@ -32,6 +32,7 @@ from core.evaluation import replica_evaluate
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
+from core.own import OwnModel, OwnTasks, buffers_of, fresh_module, identified
 from core.reptile import replica_reptile_gradient
 from core.runs import (
     CURVE_COLUMNS,
@@ -45,9 +46,9 @@ from core.runs import (
     save_tensors,
     write_config,
 )
-from core.tasks import TaskSource, make_tasks
+from core.tasks import TaskSource, as_tasks, make_tasks
 from core.tasks.ahead import DrawnAhead
-from core.tasks.base import SPLITS, Episodes, concatenate
+from core.tasks.base import Episodes, concatenate
 from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
@@ -72,6 +73,8 @@ class Group:
         device: where they are trained.
         tasks_per_chunk: see `replica_meta_gradient`.
         compile: whether to compile the meta-gradient, see `compile_meta_gradient`.
+        own_model: the module that a configuration calls `own:<name>`, or a function of a seed that makes it.
+        own_tasks: whether the sources are of the user's own.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Group:
         device: torch.device,
         tasks_per_chunk: int | None = None,
         compile: bool = False,
+        own_model: OwnModel | None = None,
+        own_tasks: bool = False,
     ) -> None:
         config = configs[0]
         self.configs = list(configs)
@@ -95,11 +100,13 @@ class Group:
             raise UserError("reptile has no meta-gradient to compile: train it without compile")
         self._compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of runs
         self.rule = config.make_rule()
-        models = [
-            make_model(config.model, source, seed=c.seed, **config.model_options()).to(device)
-            for c, source in zip(configs, sources, strict=True)
-        ]
+        self._own_model, self._own_tasks = own_model, own_tasks
+        models = [self._fresh_model(c, source).to(device) for c, source in zip(configs, sources, strict=True)]
         self.model = models[0]
+        self.buffers = buffers_of(self.model)
+        states = [model.state_dict() for model in models]
+        if any(not torch.equal(state[name], tensor) for state in states for name, tensor in self.buffers.items()):
+            raise UserError("the module has other buffers for other seeds: train one seed at a time")
         self.loop = config.inner_loop([name for name, _ in self.model.named_parameters()])
         thetas = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
         xis = [self.rule.init(theta) for theta in thetas]
@@ -134,6 +141,11 @@ class Group:
         """Loss of the last iteration and the curve's last test accuracy, means over the runs, for people."""
         accuracy = sum(curve[-1][3] for curve in self.curves) / len(self.curves)
         return f"loss {self.loss.mean().item():.3f} test acc {accuracy:.3f}"
+
+    def _fresh_model(self, config: TrainConfig, source: TaskSource) -> nn.Module:
+        if self._own_model is not None:
+            return fresh_module(self._own_model, config.seed)
+        return make_model(config.model, source, seed=config.seed, **config.model_options())
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.configs[0]
@@ -194,7 +206,7 @@ class Group:
     def measure(self, fixed_tasks: Callable[[TaskSource, str, int, int], Episodes]) -> None:
         """Add a point to every run's curve: query loss and accuracy after adaptation, on fixed tasks of each split."""
         config = self.configs[0]
-        for split in SPLITS:
+        for split in self.sources[0].splits:
             # Training tasks of the curve are a batch that training itself never reaches.
             index = config.iterations if split == "train" else 0
             episodes = concatenate([fixed_tasks(source, split, config.eval_tasks, index) for source in self.sources])
@@ -229,6 +241,9 @@ class Group:
             curve,
             status,
             info,
+            blank=None if self._own_model is None else fresh_module(self._own_model, config.seed),
+            source=self.sources[i] if self._own_tasks else None,
+            buffers=self.buffers,
         )
         if self.results is not None:
             run.path = save_run(run, self.results)
@@ -326,6 +341,8 @@ def meta_train(config: TrainConfig, **options: Any) -> Run:
 def meta_train_many(
     configs: Sequence[TrainConfig],
     *,
+    model: OwnModel | None = None,
+    tasks: OwnTasks | None = None,
     results: str | Path | None = "results",
     root: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -339,8 +356,14 @@ def meta_train_many(
     Interrupted runs go on where they were. On the CPU the outcome is then the same bit for bit, as long as the same
     runs are trained together (another number of them may round differently).
 
+    A module and tasks of your own are trained under a name that begins with `own:` in the configuration, and given
+    beside it. What they are decides a run, too: `TrainConfig.own` has a digest of them.
+
     Args:
         configs: what to train.
+        model: the module that the configurations call `own:<name>`, whose weights are those that training begins with;
+            or a function of a seed that makes it.
+        tasks: the tasks that they call `own:<name>`, as `core.tasks.as_tasks` takes them.
         results: where runs are saved; None keeps them in memory.
         root: folder of the data sets' files, see `core.make_tasks`.
         device: where to train; default the GPU if there is one.
@@ -358,6 +381,7 @@ def meta_train_many(
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     where = checked_device(device)
+    configs = [identified(config, model, tasks) for config in configs]
     base = None if results is None else Path(results)
     done: dict[str, Run] = {}
     waiting: dict[tuple[Any, ...], dict[Any, list[TrainConfig]]] = defaultdict(lambda: defaultdict(list))
@@ -365,13 +389,15 @@ def meta_train_many(
     for config in dict.fromkeys(configs):
         folder = None if base is None else base / "runs" / config.id
         if folder is not None and is_finished(folder):
-            done[config.id] = load_run(folder, device=where)
+            done[config.id] = load_run(
+                folder, device=where, model=None if model is None else fresh_module(model, config.seed), tasks=tasks
+            )
             continue
         if folder is not None and (folder / "state.safetensors").exists():
             states[config.id] = _read_state(folder / "state.safetensors", config)
         start = states[config.id][1]["iteration"] if config.id in states else 0
         same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
-        waiting[same_tasks][replace(config, seed=0)].append(config)
+        waiting[same_tasks][replace(config, seed=0, own=None)].append(config)
     sources: dict[Any, TaskSource] = {}
     for families in waiting.values():
         # Groups walk side by side only if they have the same seeds.
@@ -383,10 +409,14 @@ def meta_train_many(
             for family in together:
                 for c in family:
                     key = (c.dataset, tuple(c.task_options().items()), c.seed)
-                    if key not in sources:
+                    if key in sources:
+                        continue
+                    if tasks is None:
                         sources[key] = make_tasks(c.dataset, seed=c.seed, root=root, device=where, **c.task_options())
+                    else:
+                        sources[key] = as_tasks(tasks, seed=c.seed, device=where)
                 own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
-                group = Group(family, own, base, where, tasks_per_chunk, compile)
+                group = Group(family, own, base, where, tasks_per_chunk, compile, model, tasks is not None)
                 if family[0].id in states:
                     group.load_state([states[c.id] for c in family])
                 groups.append(group)

@@ -3,10 +3,11 @@
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import takewhile
 
 from torch import Tensor, nn
 
-from core.errors import unknown_name
+from core.errors import UserError, unknown_name
 from core.task_parameter import TaskParameter
 
 
@@ -22,37 +23,69 @@ class TaskSequential(nn.Sequential):
         return x
 
 
-def layers_of(names: Iterable[str]) -> dict[str, list[str]]:
+Groups = Mapping[str, str | Sequence[str]]
+
+
+def layers_of(names: Iterable[str], groups: Groups | None = None) -> dict[str, list[str]]:
     """The layers of a network by the names of its parameters, in order: `C1.conv.weight` belongs to layer `C1`.
 
     A layer is what holds parameters at the top level of the module; a list of layers at the top level, as in
     `layers.0.weight`, is resolved into its members.
+
+    Args:
+        names: names of the parameters, in the model's order.
+        groups: other layers, by name, each given by patterns as `select` has them: `{"head": "fc.*"}`. What none of
+            them takes stays with the layer it is of by its name.
+
+    Raises:
+        UserError: for a pattern that names nothing, or a parameter that two groups take.
     """
+    names = list(names)
+    taken: dict[str, str] = {}
+    for group, patterns in (groups or {}).items():
+        for name in select(names, [patterns] if isinstance(patterns, str) else patterns):
+            if taken.setdefault(name, group) != group:
+                raise UserError(f"parameter {name!r} is in layers {taken[name]!r} and {group!r}; it can be in one")
     found: dict[str, list[str]] = {}
     for name in names:
         parts = name.split(".")
         depth = 2 if len(parts) > 2 and parts[1].isdecimal() else 1
-        found.setdefault(".".join(parts[:depth]), []).append(name)
+        found.setdefault(taken.get(name, ".".join(parts[:depth])), []).append(name)
     return found
 
 
-def select(names: Sequence[str], patterns: Iterable[str]) -> tuple[str, ...]:
+def select(
+    names: Sequence[str], patterns: Iterable[str], layers: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str, ...]:
     """The parameters that `patterns` name, in the order of `names`.
 
     Args:
         names: names of a network's parameters.
         patterns: layers (`C1`, `FC`), parameters (`FC.bias`) or globs over parameters (`*.norm.*`).
+        layers: the network's layers where they are not what `layers_of` finds by name.
 
     Raises:
         UserError: for a pattern that names nothing, listing the layers.
     """
+    layers = layers_of(names) if layers is None else layers
     chosen: set[str] = set()
     for pattern in patterns:
-        matched = {n for n in names if n == pattern or n.startswith(f"{pattern}.") or fnmatchcase(n, pattern)}
+        matched = set(layers.get(pattern, ()))
+        matched |= {n for n in names if n == pattern or n.startswith(f"{pattern}.") or fnmatchcase(n, pattern)}
         if not matched:
-            raise unknown_name("layer or parameter", pattern, layers_of(names))
+            raise unknown_name("layer or parameter", pattern, layers)
         chosen |= matched
     return tuple(name for name in names if name in chosen)
+
+
+def output_module(members: Sequence[str]) -> str | None:
+    """The submodule whose output is that of the layer with these parameters; None if only the whole model is.
+
+    The smallest submodule that holds all of them; where that is the whole model, the one that holds the last.
+    """
+    owners = [name.split(".")[:-1] for name in members]
+    common = takewhile(lambda parts: len(set(parts)) == 1, zip(*owners, strict=False))
+    return ".".join(parts[0] for parts in common) or ".".join(owners[-1]) or None
 
 
 def cut(model: nn.Module, needed: Iterable[str]) -> int:

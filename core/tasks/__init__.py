@@ -12,6 +12,8 @@ from core.tasks.glyphs import glyphs
 from core.tasks.images import ImageTasks
 from core.tasks.mini_imagenet import mini_imagenet
 from core.tasks.omniglot import omniglot, omniglot_small
+from core.tasks.own import as_tasks
+from core.tasks.sinusoid import SinusoidTasks
 from core.tasks.synthetic import SyntheticTasks
 
 DATASETS: dict[str, Callable[..., TaskSource]] = {
@@ -21,9 +23,10 @@ DATASETS: dict[str, Callable[..., TaskSource]] = {
     "omniglot_small": omniglot_small,
     "cifar_fs": cifar_fs,
     "mini_imagenet": mini_imagenet,
+    "sinusoid": SinusoidTasks,
 }
 
-__all__ = ["DATASETS", "Episodes", "ImageTasks", "TaskSource", "download", "make_tasks"]
+__all__ = ["DATASETS", "Episodes", "ImageTasks", "TaskSource", "as_tasks", "download", "make_tasks"]
 
 
 def make_tasks(dataset: str, **options: Any) -> TaskSource:

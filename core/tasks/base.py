@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -129,10 +130,11 @@ class TaskSource(ABC):
     Attributes:
         name: the data set's name, as stored with every result.
         kind: what is learned, see `Episodes`.
-        ways: classes a task, 2 for binary tasks.
+        ways: classes a task, 2 for binary tasks, 0 for regression.
         example_shape: shape of one example, such as (1, 28, 28).
         num_outputs: what a model has to output: `ways`, or 1 logit for binary tasks.
         seed: the user's seed of every random stream of this source.
+        splits: those that there are tasks of; all, but for tasks of a user's own.
     """
 
     name: str
@@ -141,6 +143,7 @@ class TaskSource(ABC):
     example_shape: tuple[int, ...]
     num_outputs: int
     seed: int
+    splits: tuple[str, ...] = SPLITS
 
     @abstractmethod
     def draw(self, split: str, num_tasks: int, index: int) -> Episodes:
@@ -149,6 +152,13 @@ class TaskSource(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A short hex digest of the data and of every setting that shapes an episode, but not of the seed."""
+
+    def with_seed(self, seed: int) -> Self:
+        """The same source of tasks with another seed, from its first batch on."""
+        other = copy(self)
+        other.seed = seed
+        other.__dict__.pop("_next_index", None)
+        return other
 
     def sample(self, split: str, num_tasks: int, index: int | None = None) -> Episodes:
         """`num_tasks` episodes of `split` ("train", "validation" or "test").

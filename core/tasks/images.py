@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -236,6 +237,12 @@ class ImageTasks(TaskSource):
             chunks = [_CHUNK] * (self.pool_sizes[split] // _CHUNK) + [self.pool_sizes[split] % _CHUNK]
             self._pools[split] = torch.cat([self._draw_indices(split, n, stream).int() for n in chunks])
         return self._pools[split]
+
+    def with_seed(self, seed: int) -> Self:
+        """The same images with another seed, and so other pools."""
+        other = super().with_seed(seed)
+        other._pools = {}
+        return other
 
     def fingerprint(self) -> str:
         """Digest of the images, their classes and splits, and the settings."""

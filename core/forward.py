@@ -1,0 +1,119 @@
+"""A module for one task, applied to many tasks at once."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from core.errors import UserError
+from core.task_parameter import TaskParameter
+
+Tensors = Mapping[str, Tensor]
+
+# Modules that were seen to do what cannot be mapped over tasks.
+_one_by_one: WeakSet[nn.Module] = WeakSet()
+
+
+@runtime_checkable
+class KnowsTasks(Protocol):
+    """A module with a way of its own to treat many tasks at once."""
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """Outputs (N, n, ...) of N tasks, with the parameters of each, on x (N, n, *example)."""
+
+
+def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Tensor, adapted: Sequence[str]) -> Tensor:
+    """Outputs (N, n, ...) of each task's model on its examples x (N, n, *example).
+
+    A module that knows a faster way for many tasks at once says it as `forward_tasks(theta, x)`; any other is mapped
+    over the tasks, and one that cannot be is called task by task. Parameters that are not `adapted` need not be copied
+    for each task. Buffers are left as they are: where a module in training mode would change them (running statistics
+    of batch normalisation), each call changes a copy, which is thrown away.
+
+    Raises:
+        UserError: if the model returns anything but a tensor.
+    """
+    for name, parameter in theta.items():
+        parameter.adapts = name in adapted
+    if isinstance(model, KnowsTasks):
+        return model.forward_tasks(theta, x)
+    common = {name: parameter.common() for name, parameter in theta.items()}
+    shared = {name: tensor for name, tensor in common.items() if tensor is not None}
+    own = {name: parameter.value() for name, parameter in theta.items() if name not in shared}
+    return map_tasks(model, own, shared, x)
+
+
+def map_tasks(model: nn.Module, own: Tensors, shared: Tensors, x: Tensor) -> Tensor:
+    """Outputs (N, n, ...) of a module for one task on x (N, n, *example), by its `forward` alone.
+
+    Args:
+        model: the module.
+        own: (N, *shape), the parameters that each task has for itself.
+        shared: (*shape), those that all tasks have.
+        x: the examples of each task.
+
+    Raises:
+        UserError: as `batched_forward`.
+    """
+    buffers = _copied_buffers(model, len(x))
+
+    def one_task(own: Tensors, buffers: Tensors, x: Tensor) -> Tensor:
+        output = call_with(model, {**own, **buffers, **shared}, x)
+        if not isinstance(output, Tensor):
+            raise UserError(
+                f"the model returns {type(output).__name__}, not a tensor; wrap it in a module that returns its logits"
+            )
+        return output
+
+    if model not in _one_by_one:
+        try:
+            return vmap(one_task, in_dims=(0, 0, 0), randomness="different")(own, buffers, x)
+        except (torch.OutOfMemoryError, UserError):
+            raise
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    buffers = _copied_buffers(model, len(x))
+    outputs = torch.stack(
+        [
+            one_task({k: v[i] for k, v in own.items()}, {k: v[i] for k, v in buffers.items()}, x[i])
+            for i in range(len(x))
+        ]
+    )
+    # Only now: a model that fails for a single task, too, has a fault of its own, which was raised.
+    if model not in _one_by_one:
+        _one_by_one.update(model.modules())
+        warnings.warn(
+            f"{type(model).__name__} cannot be mapped over tasks and goes through them one by one, slower: {reason}",
+            stacklevel=2,
+        )
+    return outputs
+
+
+def call_with(model: nn.Module, tensors: Tensors, x: Tensor) -> Any:
+    """What the module returns for x with these parameters and buffers, by the names of `named_parameters`.
+
+    A tensor goes wherever the parameter of its name is used. `functional_call` can see to that itself, but where two
+    names share a whole module it leaves the tensors in it.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    spread = dict(tensors)
+    for prefix, module in model.named_modules():  # each module once
+        for part, parameter in module.named_parameters(recurse=False):
+            name = names[id(parameter)]
+            if name in tensors:
+                spread[f"{prefix}.{part}" if prefix else part] = tensors[name]
+    return functional_call(model, spread, (x,), tie_weights=False)
+
+
+def _copied_buffers(model: nn.Module, num_tasks: int) -> dict[str, Tensor]:
+    """The buffers of the modules in training mode, a copy for each task: (N, *shape)."""
+    return {
+        (f"{prefix}.{name}" if prefix else name): buffer.expand(num_tasks, *buffer.shape).clone()
+        for prefix, module in model.named_modules()
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False)
+    }

@@ -1,0 +1,261 @@
+"""A user's own network, and a user's own tasks, as a run."""
+
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from core.adaptation import LrScope
+from core.config import OWN, TrainConfig, is_own
+from core.errors import UserError
+from core.forward import map_tasks
+from core.methods import METHODS
+from core.models.layers import Groups
+from core.optimizers.base import check_tensors
+from core.runs import CURVE_COLUMNS, Run, environment
+from core.seeds import derive_seed
+from core.tasks import DATASETS, as_tasks
+from core.tasks.base import Episodes, TaskSource
+from core.tasks.own import MakeEpisodes
+from core.version import code_version
+
+OwnModel = nn.Module | Callable[[int], nn.Module]
+OwnTasks = TaskSource | Episodes | Mapping[str, Episodes] | MakeEpisodes
+Weights = str | Path | Mapping[str, Tensor]
+
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def run_from_module(
+    module: nn.Module,
+    tasks: OwnTasks,
+    *,
+    steps: int,
+    adapt_lr: float,
+    weights: Weights | None = None,
+    initial: Weights | None = None,
+    layers: Groups | None = None,
+    adapted: tuple[str, ...] | None = None,
+    method: str = "maml",
+    xi: Mapping[str, Tensor] | None = None,
+    lr_scope: LrScope = "both",
+    name: str | None = None,
+    seed: int = 0,
+    **rule_options: Any,
+) -> Run:
+    """A network that was trained elsewhere, as a run: what `evaluate`, `intervene` and the studies take.
+
+    The run has a copy of the module, in the mode that the module is in: batch normalisation in training mode uses the
+    statistics of the batch at hand, in evaluation mode its running ones, and neither changes them. Dropout is turned
+    off in the copy. Everything else about a network is taken from its `forward`, parameters and buffers.
+
+    Args:
+        module: a module for one task, called on (examples, *example).
+        tasks: its tasks: episodes, episodes by split, a function that makes them, or a source (`core.make_tasks`); see
+            `core.tasks.own`.
+        steps: adaptation steps within a task.
+        adapt_lr: adaptation learning rate.
+        weights: parameters and buffers in place of the module's: a state dict, or a file of one (`load_weights`).
+        initial: those that its training began with, where they are known: `reset` and `similarity` compare with them.
+            By default a random network, by each layer's own `reset_parameters`.
+        layers: names for groups of parameters, `{"head": "fc.*"}`; by default what holds parameters at the top level.
+        adapted: layers, parameters or globs of what adapts within a task; by default what the method says.
+        method: name in `core.methods.METHODS`, which says what the update is; `rule_options` are its configuration's,
+            such as `rule_depth`.
+        xi: parameters of the method's rule; by default at their start.
+        lr_scope: what `adapt_lr` scales, see `InnerLoop`.
+        name: what to call the network in tables, a word; by default the class of the module.
+        seed: seed of the tasks, and of the random network that is compared with.
+
+    Returns:
+        A run, trained for 0 iterations here. Its id ends in a digest of the weights, the tasks and the settings.
+
+    Raises:
+        UserError: for settings, names, shapes or files that do not fit together.
+    """
+    copy = _with_weights(deepcopy(module), weights)
+    for part in copy.modules():
+        if isinstance(part, _DROPOUT):
+            part.eval()
+    blank = reinitialised(copy, seed) if initial is None else _with_weights(deepcopy(copy), initial)
+    theta = {key: parameter.detach().clone() for key, parameter in copy.named_parameters()}
+    if not theta:
+        raise UserError(f"{type(module).__name__} has no parameters that could adapt")
+    device = next(iter(theta.values())).device
+    source = as_tasks(tasks, seed=seed, device=device)
+    _check_forward(copy, source)
+    is_ours = source.name in DATASETS
+    config = TrainConfig(
+        dataset=source.name if is_ours else f"{OWN}tasks",
+        model=f"{OWN}{name or type(module).__name__}",
+        method=method,
+        steps=steps,
+        adapt_lr=adapt_lr,
+        first_order=METHODS[method].first_order if method in METHODS else False,
+        meta_optimizer="sgd",
+        meta_lr=0.0,
+        iterations=0,
+        tasks_per_iteration=1,
+        seed=seed,
+        lr_scope=lr_scope,
+        adapted=adapted,
+        **{key: getattr(source, key) for key in ("ways", "shots") if is_ours and hasattr(source, key)},
+        **rule_options,
+    )
+    config = replace(config, own=_digest([theta, dict(copy.named_buffers()), dict(xi or {})], source))
+    rule = config.make_rule()
+    xi = rule.init(theta) if xi is None else {key: tensor.detach().to(device) for key, tensor in xi.items()}
+    rule.check(theta, xi)
+    info = {
+        **environment(device),
+        "code_version": code_version("core"),
+        "example_shape": list(source.example_shape),
+        "num_outputs": source.num_outputs,
+        "dataset_fingerprint": source.fingerprint(),
+    }
+    curve = pd.DataFrame(columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
+    run = Run(config, theta, xi, curve, "ok", info, blank=blank, source=source, buffers=buffers_of(copy))
+    run.adapted  # noqa: B018  # a misspelt layer is told now
+    return run if layers is None else run.with_layers(layers)
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file (.pt, .pth) of a state dict, by name.
+
+    A PyTorch file is read with `weights_only=True`: nothing in it is carried out. Of one that holds a state dict among
+    other things, as checkpoints do, the one mapping of names to tensors in it is taken.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, or is no file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged, or no safetensors file: {error}") from error
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors, and is not opened; save the state dict alone: "
+            "torch.save(model.state_dict(), path)"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged, or no file of PyTorch: {reason}") from error
+    if _is_state_dict(found):
+        return dict(found)
+    inside = [value for value in found.values() if _is_state_dict(value)] if isinstance(found, dict) else []
+    if len(inside) != 1:
+        raise UserError(f"{path} holds {len(inside)} state dicts, not one; load it yourself, and give the state dict")
+    return dict(inside[0])
+
+
+def reinitialised(module: nn.Module, seed: int) -> nn.Module:
+    """A copy with random weights, by each layer's own `reset_parameters` under `seed`; layers without one stay.
+
+    The global generator is left as it was.
+    """
+    copy = deepcopy(module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial weights"))
+        for part in copy.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+    return copy
+
+
+def fresh_module(model: OwnModel, seed: int) -> nn.Module:
+    """The module that training with `seed` begins with: a copy of the one given, or what the function makes.
+
+    Raises:
+        UserError: if that is no module.
+    """
+    module = deepcopy(model) if isinstance(model, nn.Module) else model(seed)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"a model of your own is an nn.Module, or a function of a seed that makes one, not {module!r}")
+    return module
+
+
+def identified(config: TrainConfig, model: OwnModel | None, tasks: OwnTasks | None) -> TrainConfig:
+    """The configuration with a digest of what its `own:` names stand for.
+
+    Raises:
+        UserError: if it names something that is not given, or something is given that it does not name, or what is
+            given is not what a run began with.
+    """
+    for kind, name, given in (("model", config.model, model), ("tasks", config.dataset, tasks)):
+        field = "dataset" if kind == "tasks" else kind
+        if is_own(name) and given is None:
+            raise UserError(f"{field} {name!r} is your own: pass it as {kind}=")
+        if not is_own(name) and given is not None:
+            raise UserError(f"{kind}= is given, but the configuration's {field} is {name!r}; call it {OWN}<name> there")
+    if model is None and tasks is None:
+        return config
+    states = [] if model is None else [dict(fresh_module(model, config.seed).state_dict())]
+    digest = _digest(states, None if tasks is None else as_tasks(tasks, seed=config.seed))
+    if config.own not in (None, digest):
+        raise UserError(f"run {config.id} began with another module, other weights or other tasks than are given here")
+    return replace(config, own=digest)
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a state dict has: what a network is beside its parameters."""
+    names = dict(module.named_parameters(remove_duplicate=False)).keys()
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if name not in names}
+
+
+def _check_forward(module: nn.Module, source: TaskSource) -> None:
+    """See that the module takes the tasks' examples, and answers twice the same.
+
+    Raises:
+        UserError: if it does not; a fault of the module's own is raised as it is.
+    """
+    x = source.with_seed(source.seed).sample(source.splits[-1], 1, 0).support_x
+    shared = dict(module.named_parameters())
+    with torch.no_grad():
+        first, second = (map_tasks(module, {}, shared, x) for _ in range(2))
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        raise UserError(
+            f"{type(module).__name__} answers differently when it is asked twice: something random is on in it, such "
+            "as dropout; turn it off, for example with module.eval()"
+        )
+
+
+def _digest(states: list[dict[str, Tensor]], source: TaskSource | None) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for state in states:
+        for name, tensor in sorted(state.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    if source is not None:
+        digest.update(source.fingerprint().encode())
+    return digest.hexdigest()
+
+
+def _with_weights(module: nn.Module, weights: Weights | None) -> nn.Module:
+    """The module itself, with these parameters and buffers."""
+    if weights is None:
+        return module
+    state = dict(weights) if isinstance(weights, Mapping) else load_weights(weights)
+    what = "the state dict" if isinstance(weights, Mapping) else str(weights)
+    own = module.state_dict()
+    check_tensors(what, state, {name: tensor.shape for name, tensor in own.items()}, type(module).__name__)
+    module.load_state_dict(state)
+    return module
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(tensor, Tensor) for tensor in value.values())

@@ -1,0 +1,92 @@
+"""A module for one task is the same function when it is applied to many."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from core import adapt, evaluate, make_optimizer, meta_gradient
+from core.errors import UserError
+from tests import naive
+from tests.core.own_modules import Unmappable, WithEverything, by_hand, episodes
+from tests.naive import NaiveRule
+
+
+def setting(module, rule_name="sgd", **options):
+    theta = {name: p.detach() for name, p in module.named_parameters()}
+    rule = make_optimizer(rule_name, **options)
+    return module, rule, theta, rule.init(theta)
+
+
+@pytest.fixture(params=["train", "eval"])
+def module(request):
+    torch.manual_seed(0)
+    made = WithEverything().double()
+    made.norm.running_mean.uniform_(-1, 1)
+    made.norm.running_var.uniform_(0.5, 2)
+    made.train(request.param == "train")
+    made.drop.eval()
+    return made
+
+
+def test_adaptation_is_plain_gradient_descent_on_a_copy(module):
+    part = episodes()
+    table = evaluate(*setting(module), part, steps=3, lr=0.3)
+    query = table[table["split"] == "query"]
+    for task in range(4):
+        losses, accuracies = by_hand(copy.deepcopy(module), part[task : task + 1], steps=3, lr=0.3)
+        rows = query[query["task"] == task]
+        assert rows["loss"].tolist() == pytest.approx(losses, rel=1e-9)
+        assert rows["accuracy"].tolist() == pytest.approx(accuracies)
+
+
+def test_buffers_of_the_callers_module_do_not_change(module):
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    adapt(*setting(module), episodes(), steps=2, lr=0.3)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize(("rule", "options"), [("sgd", {}), ("kfc", {"depth": 2}), ("meta_sgd", {})])
+def test_the_meta_gradient_is_that_of_the_naive_engine(module, rule, options):
+    model, made, theta, xi = setting(module, rule, **options)
+    xi = naive.randomise(xi, strength=0.1)
+    loss, (g_theta, g_xi) = meta_gradient(model, made, theta, xi, episodes(), steps=2, lr=0.1, first_order=False)
+    copied = copy.deepcopy(module)
+    expected, (n_theta, n_xi) = naive.meta_gradient(
+        copied, NaiveRule(rule, **options), theta, xi, episodes(), steps=2, lr=0.1
+    )
+    assert float(loss) == pytest.approx(float(expected), rel=1e-9)
+    # A bias before batch norm of the batch has a zero gradient, and rounding (1e-16) in its place.
+    naive.assert_close(g_theta | g_xi, n_theta | n_xi, 1e-8, floor=1e-6)
+
+
+def test_what_cannot_be_mapped_goes_task_by_task_says_so_once_and_gives_the_same_numbers():
+    torch.manual_seed(0)
+    module = Unmappable().double()
+    with pytest.warns(UserWarning, match="Unmappable cannot be mapped over tasks and goes through them one by one"):
+        table = evaluate(*setting(module), episodes(), steps=2, lr=0.3)
+    query = table[table["split"] == "query"]
+    for task in range(4):
+        losses, _ = by_hand(copy.deepcopy(module), episodes()[task : task + 1], steps=2, lr=0.3)
+        assert query[query["task"] == task]["loss"].tolist() == pytest.approx(losses, rel=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapt(*setting(module), episodes(), steps=1, lr=0.3)
+
+
+def test_a_fault_of_the_module_is_raised_as_it_is():
+    module = nn.Linear(7, 3).double()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        evaluate(*setting(module), episodes(), steps=1, lr=0.3)
+
+
+def test_a_model_that_returns_more_than_logits_is_refused():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), x
+
+    with pytest.raises(UserError, match="the model returns tuple, not a tensor"):
+        evaluate(*setting(Two(6, 3).double()), episodes(), steps=1, lr=0.3)

@@ -1,0 +1,291 @@
+"""A user's own network and tasks as a run: looked at, trained, saved and loaded."""
+
+import copy
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from core import Episodes, list_runs, load_run, load_weights, make_tasks, meta_train, meta_train_many, run_from_module
+from core.errors import UserError
+from core.own import reinitialised
+from tests.core.own_modules import WithEverything, by_hand, episodes
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return WithEverything()
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1))
+
+
+def sinusoid_config(tiny_config, **changes):
+    return tiny_config(
+        dataset="sinusoid", model="own:mlp", method="maml", points=None, shots=5, adapt_lr=0.01, steps=1, **changes
+    )
+
+
+def test_a_run_of_a_module_adapts_as_the_module_does_by_hand(module):
+    run = run_from_module(module, episodes(dtype=torch.float32), steps=2, adapt_lr=0.3)
+    table = run.evaluate(run.tasks().sample("test", 4, 0))
+    query = table[table["split"] == "query"]
+    module.drop.eval()  # as the run has it
+    for task in range(4):
+        part = episodes(dtype=torch.float32)[task : task + 1]
+        losses, _ = by_hand(copy.deepcopy(module), part, steps=2, lr=0.3)
+        assert query[query["task"] == task]["loss"].tolist() == pytest.approx(losses, rel=1e-5)
+
+
+def test_the_callers_module_is_left_alone_and_the_copy_keeps_its_mode(module):
+    module.norm.eval()
+    before = copy.deepcopy(module.state_dict())
+    run = run_from_module(module, episodes(dtype=torch.float32), steps=2, adapt_lr=0.3)
+    run.evaluate(run.tasks().sample("test", 2, 0))
+    assert module.drop.training
+    assert not run.model.drop.training
+    assert not run.model.norm.training
+    assert run.model.encode.training
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors", "checkpoint.pth", "mapping"])
+def test_weights_come_from_a_file_or_a_state_dict(module, tmp_path, ending):
+    torch.manual_seed(1)
+    other = WithEverything()
+    other.norm.running_mean.uniform_()
+    state = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    path = tmp_path / f"net.{ending}"
+    match ending:
+        case "pt":
+            torch.save(state, path)
+        case "safetensors":
+            save_file(state, path)
+        case "checkpoint.pth":
+            torch.save({"epoch": 3, "model": state, "lr": 0.1}, path)
+    weights = state if ending == "mapping" else path
+    run = run_from_module(module, episodes(dtype=torch.float32), steps=1, adapt_lr=0.3, weights=weights)
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+class Opened:
+    def __reduce__(self):
+        return (print, ("carried out",))
+
+
+def test_a_file_that_would_carry_something_out_is_not_opened(tmp_path, capsys):
+    torch.save({"weight": Opened()}, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"bad.pt is damaged, or holds more than tensors, and is not opened"):
+        load_weights(tmp_path / "bad.pt")
+    assert "carried out" not in capsys.readouterr().out
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.pt", lambda p: None, "a.pt does not exist, or is no file"),
+        ("a.pt", lambda p: (torch.save({"a": torch.ones(9)}, p), cut(p)), "a.pt is damaged"),
+        ("a.pt", lambda p: p.write_bytes(b""), "a.pt is damaged"),
+        ("a.pt", lambda p: p.write_text("<html>"), "a.pt is damaged"),
+        ("a.safetensors", lambda p: (save_file({"a": torch.ones(9)}, p), cut(p)), "a.safetensors is damaged"),
+        ("a.pt", lambda p: torch.save([1, 2], p), "a.pt holds 0 state dicts, not one"),
+        ("a.pt", lambda p: torch.save({k: {"w": torch.ones(1)} for k in "ab"}, p), "holds 2 state dicts"),
+    ],
+)  # fmt: skip
+def test_damaged_weights_are_told_in_one_sentence(tmp_path, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(UserError, match=message) as caught:
+        load_weights(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_named(module, tmp_path):
+    torch.save({**module.state_dict(), "extra": torch.ones(1)}, tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"net.pt has extra, which WithEverything does not know"):
+        run_from_module(module, episodes(), steps=1, adapt_lr=0.3, weights=tmp_path / "net.pt")
+
+
+def test_something_random_is_told():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + torch.randn(())
+
+    with pytest.raises(UserError, match="Noisy answers differently when it is asked twice"):
+        run_from_module(Noisy(6, 3), episodes(dtype=torch.float32), steps=1, adapt_lr=0.3)
+
+
+def test_a_network_without_parameters_is_told():
+    with pytest.raises(UserError, match="Flatten has no parameters that could adapt"):
+        run_from_module(nn.Flatten(), episodes(), steps=1, adapt_lr=0.3)
+
+
+def test_layers_get_the_names_one_gives_them(module):
+    run = run_from_module(
+        module, episodes(dtype=torch.float32), steps=1, adapt_lr=0.3, layers={"body": ["encode", "norm", "middle"]}
+    )
+    assert list(run.layers) == ["scale", "body", "head"]
+    assert run.layers["body"][-1] == "middle.weight"
+
+
+def test_the_id_tells_weights_tasks_and_settings_apart(module):
+    def run(module, part, **options):
+        return run_from_module(module, part, steps=1, adapt_lr=0.3, **options).id
+
+    part = episodes(dtype=torch.float32)
+    torch.manual_seed(1)
+    ids = [
+        run(module, part), run(WithEverything(), part), run(module, episodes(seed=1, dtype=torch.float32)),
+        run(module, part, name="net"), run(module, part, adapted=("head",)),
+    ]  # fmt: skip
+    assert len(set(ids)) == 5
+    assert run(module, part) == ids[0]
+    assert ids[0].startswith("own.tasks-own.WithEverything-maml-s0-")
+
+
+def test_tasks_of_ours_keep_their_name_and_settings():
+    tasks = make_tasks("glyphs", ways=3, shots=2)
+    run = run_from_module(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), tasks, steps=1, adapt_lr=0.1, method="kfc", rule_depth=2
+    )
+    assert (run.config.dataset, run.config.ways, run.config.shots) == ("glyphs", 3, 2)
+    assert run.rule.name == "kfc"
+    assert "1.weight.L1" in run.xi
+
+
+def test_the_untrained_network_is_random_and_the_same_for_a_seed(module):
+    state = torch.random.get_rng_state()
+    first, second, other = reinitialised(module, 0), reinitialised(module, 0), reinitialised(module, 1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first.encode.weight, second.encode.weight)
+    assert not torch.equal(first.encode.weight, other.encode.weight)
+    assert not torch.equal(first.encode.weight, module.encode.weight)
+    initial = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
+    run = run_from_module(module, episodes(dtype=torch.float32), steps=1, adapt_lr=0.3, initial=initial)
+    assert not run.blank_model().encode.weight.any()
+
+
+def test_training_learns_and_starts_with_the_modules_weights(tiny_config):
+    torch.manual_seed(0)
+    module = mlp()
+    config = sinusoid_config(tiny_config, iterations=60, eval_every=0, eval_tasks=50)
+    run = meta_train(config, model=module, results=None, progress=False)
+    losses = run.curve[run.curve["split"] == "test"]["loss"].tolist()
+    assert losses[1] < 0.9 * losses[0]
+    start = meta_train(
+        sinusoid_config(tiny_config, iterations=0), model=module, results=None, progress=False, device="cpu"
+    )
+    for name, parameter in module.named_parameters():
+        assert torch.equal(start.theta[name], parameter)
+    assert run.curve["accuracy"].isna().all()  # regression has none
+
+
+def test_training_is_that_of_the_same_model_of_ours(tiny_config):
+    ours = meta_train(tiny_config(), results=None, progress=False)
+    module = ours.blank_model()
+    own = meta_train(tiny_config(model="own:lr"), model=module, results=None, progress=False)
+    for name in ours.theta:
+        torch.testing.assert_close(own.theta[name], ours.theta[name], rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(own.curve, ours.curve, check_exact=False, rtol=1e-4)
+
+
+def test_own_tasks_are_trained_on_and_a_missing_validation_split_is_not_measured(tiny_config):
+    pools = {"train": episodes(8, dtype=torch.float32), "test": episodes(4, seed=1, dtype=torch.float32)}
+    config = tiny_config(dataset="own:mine", model="own:net", method="maml", points=None)
+    run = meta_train(config, model=Small(), tasks=pools, results=None, progress=False)
+    assert set(run.curve["split"]) == {"train", "test"}
+    assert run.tasks().sample("test", 4, 0).num_tasks == 4
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.first(x).tanh())
+
+
+def test_a_saved_run_is_loaded_with_the_module_and_is_found_again(tiny_config, tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    module[1].running_mean.fill_(0.3)
+    module.eval()
+    config = sinusoid_config(tiny_config)
+    run = meta_train(config, model=module, results=tmp_path, progress=False)
+    other = copy.deepcopy(module)
+    other[1].running_mean.zero_()
+    loaded = load_run(run.path, model=other)
+    part = run.tasks(seed=1).sample("test", 3, 0)
+    pd.testing.assert_frame_equal(loaded.evaluate(part), run.evaluate(part))
+    assert loaded.id == run.id
+    assert list_runs(tmp_path)["status"].tolist() == ["ok"]
+    again = meta_train(config, model=module, results=tmp_path, progress=False)
+    assert again.info == loaded.info  # loaded, not repeated
+    assert meta_train(config, model=other, results=tmp_path, progress=False).id != run.id
+
+
+def test_seeds_are_trained_together_from_a_function_of_the_seed(tiny_config):
+    def make(seed):
+        torch.manual_seed(seed)
+        return mlp()
+
+    configs = [sinusoid_config(tiny_config, seed=seed) for seed in range(2)]
+    together = meta_train_many(configs, model=make, results=None, progress=False)
+    alone = meta_train(configs[1], model=make, results=None, progress=False)
+    assert [run.info["trained_together"] for run in together] == [2, 2]
+    for name in alone.theta:
+        torch.testing.assert_close(together[1].theta[name], alone.theta[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        ({}, {}, "model 'own:mlp' is your own: pass it as model="),
+        ({"model": "lr"}, {"model": nn.Linear(1, 1)}, "model= is given, but the configuration's model is 'lr'"),
+        ({}, {"model": nn.Linear(1, 1), "tasks": episodes()}, "tasks= is given, but .* dataset is 'sinusoid'"),
+        ({}, {"model": lambda seed: 3}, "an nn.Module, or a function of a seed that makes one, not 3"),
+        ({"own": "0123"}, {"model": nn.Linear(1, 1)}, "began with another module, other weights or other tasks"),
+        ({"depth": 3}, {"model": nn.Linear(1, 1)}, "model 'own:mlp' is your own: leave out depth"),
+        ({"model": "own:a b"}, {}, r"unknown model 'own:a b'; known: cnn, linnet, lr, own:<name>"),
+    ],
+)
+def test_what_does_not_fit_together_is_told(tiny_config, changes, given, message):
+    settings = {"dataset": "sinusoid", "model": "own:mlp", "shots": 5, "points": None, **changes}
+
+    def train():
+        return meta_train(tiny_config(**settings), results=None, progress=False, **given)
+
+    with pytest.raises(UserError, match=message):
+        train()
+
+
+def test_loading_says_what_is_missing(tiny_config, tmp_path):
+    config = sinusoid_config(tiny_config)
+    run = meta_train(config, model=mlp(), results=tmp_path, progress=False)
+    with pytest.raises(UserError, match="is a run of a module of your own, 'own:mlp': pass it as model="):
+        load_run(run.path)
+    with pytest.raises(UserError, match="theta lacks bias, weight, which model 'own:mlp' needs"):
+        load_run(run.path, model=nn.Linear(1, 1))
+    ours = meta_train(tiny_config(), results=tmp_path, progress=False)
+    with pytest.raises(UserError, match=r"model= is given, but .* is a run with 'lr', which is none of your own"):
+        load_run(ours.path, model=mlp())
+
+
+def test_what_is_missing_of_own_tasks_is_told_when_they_are_asked_for(tiny_config, tmp_path):
+    pools = {split: episodes(6, dtype=torch.float32) for split in ("train", "test")}
+    config = tiny_config(dataset="own:mine", model="own:net", method="maml", points=None)
+    run = meta_train(config, model=Small(), tasks=pools, results=tmp_path, progress=False)
+    loaded = load_run(run.path, model=Small())
+    with pytest.raises(UserError, match=r"the tasks of own.mine-own.net-.* are your own: load the run with tasks="):
+        loaded.tasks()
+    assert isinstance(load_run(run.path, model=Small(), tasks=pools).tasks().sample("test", 1), Episodes)
