@@ -18,7 +18,7 @@ _HOME = {
     "first_steps": "analysis.changes",
     "freeze": "analysis.interventions",
     "interval": "analysis.statistics",
-    "intervene": "analysis.interventions",
+    "intervene": "analysis.engine",
     "modify": "analysis.changes",
     "paired_interval": "analysis.statistics",
     "paired_task_interval": "analysis.statistics",

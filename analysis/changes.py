@@ -135,9 +135,10 @@ def top_of_update(*layers: str, share: float) -> Intervention:
         raise StudyError(f"share must be above 0 and at most 1, got {share}")
 
     def top(update: Tensor) -> Tensor:
-        size = update.flatten(1).abs()
+        flat = update.reshape(len(update), -1)
+        size = flat.abs()
         smallest = size.topk(math.ceil(share * size.shape[1]), dim=1).values[:, -1:]
-        return torch.where(size >= smallest, update.flatten(1), 0).view_as(update)
+        return torch.where(size >= smallest, flat, 0).view_as(update)
 
     return modify(*layers, function=top, when="update")
 

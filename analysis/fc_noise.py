@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from analysis.engine import intervene
 from analysis.errors import StudyError
-from analysis.interventions import Intervention, freeze, intervene, perturb
+from analysis.interventions import Intervention, freeze, perturb
 from analysis.tasks import setting_columns
 from core import Run
-from core.models.layers import layers_of
 
 # In units of the layer's own scale, so that the axis means the same for every run.
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -40,7 +40,7 @@ def fc_noise(
     Raises:
         StudyError: for a model of one layer, a negative strength, or as `layer_roles`.
     """
-    layers = list(layers_of(run.theta))
+    layers = list(run.layers)
     if len(layers) < 2:
         raise StudyError(f"fc_noise needs a model of at least two layers; run {run.id} has {', '.join(layers)}")
     fixed = freeze(*layers[:-2]) if len(layers) > 2 else Intervention()

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from analysis.interventions import Intervention, adapt_only, freeze, intervene
+from analysis.engine import intervene
+from analysis.interventions import Intervention, adapt_only, freeze
 from analysis.tasks import setting_columns
 from core import Run
-from core.models.layers import layers_of
 
 
 def layer_roles(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool = False) -> pd.DataFrame:
@@ -24,7 +24,7 @@ def layer_roles(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool
         StudyError: for more test tasks than there are.
         UserError: for a data set whose files are not found.
     """
-    layers = list(layers_of(run.theta))
+    layers = list(run.layers)
     roles: dict[str, tuple[str, str, Intervention | None]] = {"none": ("none", "", None)}
     roles |= {f"freeze {layer}": ("freeze", layer, freeze(layer)) for layer in layers}
     roles |= {f"adapt only {layer}": ("adapt only", layer, adapt_only(layer)) for layer in layers}

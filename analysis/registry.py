@@ -15,19 +15,23 @@ from typing import Any
 import pandas as pd
 import torch
 
+from analysis.adaptation_path import adaptation_path
 from analysis.ceilings import ceilings
 from analysis.comparison import comparison
 from analysis.errors import StudyError, unknown_name
 from analysis.fc_noise import fc_noise
+from analysis.label_permutation import label_permutation
 from analysis.layer_roles import layer_roles
 from analysis.linear_collapse import linear_collapse
 from analysis.linear_collapse import suits as collapses
+from analysis.loss_line import loss_line
 from analysis.post_adaptation import post_adaptation
 from analysis.similarity import similarity
 from analysis.store import is_done, provenance, read_provenance, table_path, write_table
 from analysis.training_curves import training_curves
 from analysis.upper_bound import upper_bound
 from core import Run, TrainConfig, make_tasks
+from core.config import is_own
 from core.models.conv import MAX_DEPTH
 from core.tasks.base import TaskSource
 
@@ -58,6 +62,10 @@ def _is_cnn(config: TrainConfig) -> bool:
     return config.model == "cnn"
 
 
+def _has_layers(config: TrainConfig) -> bool:
+    return config.model != "lr"  # a network of the user's own may turn out to have but one, and is then refused
+
+
 def _is_deepest_maml(config: TrainConfig) -> bool:
     return config.method == "maml" and config.num_layers == MAX_DEPTH
 
@@ -80,13 +88,13 @@ STUDIES: dict[str, Study] = {
     "layer_roles": Study(
         "each layer frozen alone, and adapting alone (Fig. 2)",
         lambda run, num_tasks, seed, progress: layer_roles(run, num_tasks=num_tasks, seed=seed, progress=progress),
-        suits=_is_cnn,
+        suits=_has_layers,
         drawn=_is_deepest_maml,
     ),
     "fc_noise": Study(
         "noise on the last layer before adaptation, the early layers held fixed (Fig. 2)",
         lambda run, num_tasks, seed, progress: fc_noise(run, num_tasks=num_tasks, seed=seed, progress=progress),
-        suits=_is_cnn,
+        suits=_has_layers,
         drawn=_is_deepest_maml,
     ),
     "depth_sweep": Study(
@@ -98,7 +106,7 @@ STUDIES: dict[str, Study] = {
     "optimizer_comparison": Study(
         "accuracy of the methods on one model (Table 2)",
         lambda run, num_tasks, seed, progress: comparison(run, num_tasks=num_tasks, seed=seed),
-        suits=_is_cnn,
+        suits=lambda config: _is_cnn(config) or is_own(config.model),
         drawn=_is_scnn,
     ),
     "upper_bound": Study(
@@ -111,7 +119,24 @@ STUDIES: dict[str, Study] = {
     "similarity": Study(
         "what each layer represents after adaptation, and untrained, against before (CKA, SVCCA, PWCCA)",
         lambda run, num_tasks, seed, progress: similarity(run, num_tasks=num_tasks, seed=seed, progress=progress),
-        suits=_is_cnn,
+        drawn=lambda config: False,
+    ),
+    "adaptation_path": Study(
+        "how each layer's weights and outputs move, step by step: distances, cosines, CKA, prototypes",
+        lambda run, num_tasks, seed, progress: adaptation_path(run, num_tasks=num_tasks, seed=seed, progress=progress),
+        drawn=lambda config: False,
+    ),
+    "loss_line": Study(
+        "loss along the line from where adaptation starts to where it ends, and beyond",
+        lambda run, num_tasks, seed, progress: loss_line(run, num_tasks=num_tasks, seed=seed),
+        drawn=lambda config: False,
+    ),
+    "label_permutation": Study(
+        "accuracy with each task's classes in random orders: what hangs on the number of a class",
+        lambda run, num_tasks, seed, progress: label_permutation(
+            run, num_tasks=num_tasks, seed=seed, progress=progress
+        ),
+        suits=lambda config: config.dataset not in ("synthetic", "sinusoid"),
         drawn=lambda config: False,
     ),
     "ceilings": Study(

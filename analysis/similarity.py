@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from analysis.errors import StudyError
 from analysis.representations import debiased_cka, linear_cka, pwcca, svcca
+from analysis.snapshots import layer_outputs
 from analysis.tasks import draw_test_tasks, run_columns, setting_columns
-from core import Run, adapt
-from core.models.layers import layers_of
+from core import Episodes, Run, adapt
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "cka": linear_cka,
@@ -24,15 +23,24 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
 BY_POSITION = ("svcca", "pwcca")
 
 
-def similarity(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool = False) -> pd.DataFrame:
-    """Compare what each layer makes of a task's examples before and after adaptation, and in the untrained network.
+def similarity(
+    run: Run,
+    *,
+    others: Mapping[str, Run] | None = None,
+    num_tasks: int = 100,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Compare what each layer makes of a task's examples before and after adaptation, and in other networks.
 
     Examples are those of the support and of the query set, each set passed through the network by itself. For
     alignment (cka), an example's features are all numbers of the layer; for canonical correlations, the channels, and
     every position of every example counts as an example of its own, as Raghu et al. (2020) have it.
 
     Args:
-        run: the saved run.
+        run: the run.
+        others: further networks before adaptation, by name, such as the same with another seed; with layers of the
+            same names. The untrained network is one in any case (of a network trained elsewhere: a random one).
         num_tasks: test tasks.
         seed: seed of the test tasks.
         progress: whether to show a progress bar.
@@ -42,12 +50,17 @@ def similarity(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool 
         says so, and the value is NaN; for a task that diverged, and a run that did, the status is "diverged".
 
     Raises:
-        StudyError: for more test tasks than there are.
+        StudyError: for more test tasks than there are, or another network that lacks a layer of this one.
         UserError: for a data set whose files are not found.
     """
-    config, layers = run.config, list(layers_of(run.theta))
+    config = run.config
+    others = dict(others or {})
+    for name, other in others.items():
+        if missing := [layer for layer in run.layers if layer not in other.layers]:
+            raise StudyError(f"{name} has no layer {', '.join(missing)}; it has {', '.join(other.layers)}")
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    untrained = {name: p.detach().to(run.theta[name]) for name, p in run.blank_model().named_parameters()}
+    blank = run.blank_model()
+    untrained = {name: p.detach().to(run.theta[name]) for name, p in blank.named_parameters()}
     rows = []
     for task in tqdm(range(num_tasks), unit="task", disable=not progress, leave=False):
         part = episodes[task : task + 1]
@@ -55,17 +68,17 @@ def similarity(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool 
             run.model, run.rule, run.theta, run.xi, part, steps=config.steps, lr=config.adapt_lr,
             lr_scope=config.lr_scope, adapted=run.adapted,
         )  # fmt: skip
-        sets = [part.support_x[0], part.query_x[0]]
-        before = features(run.model, run.theta, layers, sets)
-        others = {
-            "adapted": features(run.model, {name: tensor[0] for name, tensor in after.params.items()}, layers, sets),
-            "untrained": features(run.model, untrained, layers, sets),
+        before = _features(run, _one(run.theta), part)
+        networks = {
+            "adapted": _features(run, after.params, part),
+            "untrained": _features(run, _one(untrained), part, blank),
         }
+        networks |= {name: _features(other, _one(other.theta), part) for name, other in others.items()}
         diverged = run.diverged or not torch.isfinite(after.losses).all()
-        for compared, other in others.items():
-            for layer in layers:
+        for compared, outputs in networks.items():
+            for layer in before:
                 for measure in MEASURES:
-                    x, y = (_arranged(z[layer], by_position=measure in BY_POSITION) for z in (before, other))
+                    x, y = (_arranged(z[layer], by_position=measure in BY_POSITION) for z in (before, outputs))
                     value, status = (math.nan, "diverged") if diverged else _measured(measure, x, y)
                     rows.append((task, compared, layer, measure, len(x), x.shape[1], value, status))
     columns = ["task", "compared", "layer", "measure", "examples", "features", "value", "status"]
@@ -74,22 +87,17 @@ def similarity(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool 
     return table.assign(**common, task_seed=seed, **setting_columns(run, len(table)))
 
 
-def features(model: nn.Module, theta: Mapping[str, Tensor], layers: list[str], sets: list[Tensor]) -> dict[str, Tensor]:
-    """What comes out of each layer for sets of examples, joined (n, ...), with the parameters `theta` of one task."""
-    found: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+def _one(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a task axis of 1."""
+    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
-    def keep(layer: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda module, inputs, output: found[layer].append(output)
 
-    hooks = [model.get_submodule(layer).register_forward_hook(keep(layer)) for layer in layers]
-    try:
-        with torch.no_grad():
-            for x in sets:
-                functional_call(model, dict(theta), (x,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {layer: torch.cat(outputs) for layer, outputs in found.items()}
+def _features(
+    run: Run, theta: Mapping[str, Tensor], part: Episodes, model: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """What comes out of each layer for the support and then the query examples of one task, (n, ...)."""
+    support, query = (layer_outputs(run, theta, x, model) for x in (part.support_x, part.query_x))
+    return {layer: torch.cat([outputs[0], query[layer][0]]) for layer, outputs in support.items()}
 
 
 def _arranged(outputs: Tensor, *, by_position: bool) -> Tensor:

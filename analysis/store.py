@@ -69,11 +69,13 @@ _MEASURED = {
     "step": Column("int64", "steps", "adaptation steps taken; 0 is before adaptation"),
     "split": Column("str", "-", "support or query: the examples that are measured"),
     "loss": Column("float64", "nats", "mean over the examples of the cross-entropy (regression: squared error)"),
-    "accuracy": Column("float64", "fraction", "examples classified right, 0 to 1; NaN where status is not ok"),
+    "accuracy": Column(
+        "float64", "fraction", "examples classified right, 0 to 1; NaN where status is not ok, and for regression"
+    ),
 }
 _INTERVENTION = {
     "intervention": Column("str", "-", "what was changed about adaptation; none: nothing"),
-    "draw": Column("int64", "-", "number of the noise draw for this task; 0 where nothing is random"),
+    "draw": Column("int64", "-", "number of the random draw for this task; 0 where nothing is random"),
 }
 
 _COMPARISON = {
@@ -109,7 +111,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "task_seed": _MEASURED["task_seed"],
         "task": _MEASURED["task"],
         "compared": Column(
-            "str", "-", "what the run's layer before adaptation is compared with: it adapted, or untrained"
+            "str", "-", "what the run's layer before adaptation is compared with: adapted, untrained, or another run"
         ),
         "layer": Column("str", "-", "the layer whose outputs are compared"),
         "measure": Column("str", "-", "cka, debiased cka, svcca or pwcca, see analysis/representations.py"),
@@ -117,6 +119,27 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "features": Column("int64", "features", "numbers for each of them"),
         "value": Column("float64", "-", "1: the same but for a rotation and a scale; 0: unrelated"),
     },
+    "adaptation_path": {
+        **_RUN,
+        **_SETTING,
+        "task_seed": _MEASURED["task_seed"],
+        "task": _MEASURED["task"],
+        "step": _MEASURED["step"],
+        "probe": Column("str", "-", "what is measured, see analysis/probes.py"),
+        "layer": Column("str", "-", "the layer it is measured of"),
+        "value": Column("float64", "-", "the measurement: by the probe a ratio, a cosine, a similarity, a fraction"),
+    },
+    "loss_line": {
+        **_RUN,
+        **_SETTING,
+        "task_seed": _MEASURED["task_seed"],
+        "task": _MEASURED["task"],
+        "position": Column("float64", "-", "p of theta_0 + p (theta_T - theta_0): 0 is before adaptation, 1 after"),
+        "split": _MEASURED["split"],
+        "loss": _MEASURED["loss"],
+        "accuracy": _MEASURED["accuracy"],
+    },
+    "label_permutation": {**_RUN, **_SETTING, **_INTERVENTION, **_MEASURED},
     "post_adaptation": {
         **_RUN,
         "ways": Column("Int64", "classes", "classes a task; missing for synthetic tasks"),

@@ -67,7 +67,7 @@ def setting_columns(run: Run, rows: int) -> dict[str, Any]:
     }
 
 
-def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str]) -> pd.DataFrame:
+def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str], also: Sequence[str] = ()) -> pd.DataFrame:
     """Set loss and accuracy of diverged tasks to NaN and their status to "diverged"; all tasks of a diverged run.
 
     A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it.
@@ -76,11 +76,12 @@ def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str]) -> pd.Data
         table: with columns loss, accuracy and status; changed in place.
         run: the run that was measured.
         task: the columns that tell tasks (and what was done to them) apart.
+        also: further columns that are no measurement of a task that diverged.
     """
     keys = [table[name] for name in task]
     finite = pd.Series(np.isfinite(table["loss"]), index=table.index).groupby(keys).transform("all")
     lost = ~finite | (run.status != "ok")
-    table.loc[lost, ["loss", "accuracy"]] = np.nan
+    table.loc[lost, ["loss", "accuracy", *also]] = np.nan
     if run.status == "ok":
         table.loc[lost, "status"] = "diverged"
     return table

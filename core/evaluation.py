@@ -23,6 +23,7 @@ from core.tasks.base import Episodes
 
 Tensors = Mapping[str, Tensor]
 CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a cache holds
+COPIED_NUMBERS = 2**26  # numbers in the copies of a network for the tasks that go through at once: 256 MiB
 CONVOLUTION_GROWTH = (
     8  # what a convolution makes of its input, in numbers, more or less; CNN-4: 4 tasks are best of 1-26
 )
@@ -93,9 +94,11 @@ def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bo
 
 
 def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> int:
-    """How many tasks of each replica go through at once: as many as a cache holds."""
+    """How many tasks of each replica go through at once: as many as a cache holds, and a large network's copies."""
     growth = CONVOLUTION_GROWTH if any(isinstance(module, nn.Conv2d) for module in model.modules()) else 1
-    return max(1, CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel() * growth))
+    of_examples = CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel() * growth)
+    of_parameters = COPIED_NUMBERS // (num_replicas * sum(p.numel() for p in model.parameters()) + 1)
+    return max(1, min(of_examples, of_parameters))
 
 
 @torch.inference_mode(False)

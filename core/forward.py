@@ -1,7 +1,7 @@
 """A module for one task, applied to many tasks at once."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
@@ -44,10 +44,12 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
     common = {name: parameter.common() for name, parameter in theta.items()}
     shared = {name: tensor for name, tensor in common.items() if tensor is not None}
     own = {name: parameter.value() for name, parameter in theta.items() if name not in shared}
-    return map_tasks(model, own, shared, x)
+    return map_tasks(model, own, shared, x)[0]
 
 
-def map_tasks(model: nn.Module, own: Tensors, shared: Tensors, x: Tensor) -> Tensor:
+def map_tasks(
+    model: nn.Module, own: Tensors, shared: Tensors, x: Tensor, watched: Mapping[str, str] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Outputs (N, n, ...) of a module for one task on x (N, n, *example), by its `forward` alone.
 
     Args:
@@ -55,20 +57,45 @@ def map_tasks(model: nn.Module, own: Tensors, shared: Tensors, x: Tensor) -> Ten
         own: (N, *shape), the parameters that each task has for itself.
         shared: (*shape), those that all tasks have.
         x: the examples of each task.
+        watched: names of submodules, by whatever name their outputs are to have.
+
+    Returns:
+        The outputs, and those (N, ...) of the watched submodules, of each its last in a pass, the first if it gives
+        several; one that is not called gives none.
 
     Raises:
         UserError: as `batched_forward`.
     """
-    buffers = _copied_buffers(model, len(x))
+    seen: dict[str, Tensor] = {}
 
-    def one_task(own: Tensors, buffers: Tensors, x: Tensor) -> Tensor:
+    def one_task(own: Tensors, buffers: Tensors, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.clear()
         output = call_with(model, {**own, **buffers, **shared}, x)
         if not isinstance(output, Tensor):
             raise UserError(
                 f"the model returns {type(output).__name__}, not a tensor; wrap it in a module that returns its logits"
             )
-        return output
+        return output, dict(seen)
 
+    def keep(name: str) -> Callable[[nn.Module, object, Any], None]:
+        def hook(module: nn.Module, inputs: object, output: Any) -> None:
+            seen[name] = output[0] if isinstance(output, tuple | list) else output
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_hook(keep(name)) for name, path in (watched or {}).items()]
+    try:
+        return _mapped(model, one_task, own, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _mapped(
+    model: nn.Module, one_task: Callable[..., tuple[Tensor, dict[str, Tensor]]], own: Tensors, x: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`one_task` of all tasks at once, or one by one where that cannot be."""
+    buffers = _copied_buffers(model, len(x))
     if model not in _one_by_one:
         try:
             return vmap(one_task, in_dims=(0, 0, 0), randomness="different")(own, buffers, x)
@@ -77,12 +104,9 @@ def map_tasks(model: nn.Module, own: Tensors, shared: Tensors, x: Tensor) -> Ten
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     buffers = _copied_buffers(model, len(x))
-    outputs = torch.stack(
-        [
-            one_task({k: v[i] for k, v in own.items()}, {k: v[i] for k, v in buffers.items()}, x[i])
-            for i in range(len(x))
-        ]
-    )
+    tasks = [
+        one_task({k: v[i] for k, v in own.items()}, {k: v[i] for k, v in buffers.items()}, x[i]) for i in range(len(x))
+    ]
     # Only now: a model that fails for a single task, too, has a fault of its own, which was raised.
     if model not in _one_by_one:
         _one_by_one.update(model.modules())
@@ -90,7 +114,8 @@ def map_tasks(model: nn.Module, own: Tensors, shared: Tensors, x: Tensor) -> Ten
             f"{type(model).__name__} cannot be mapped over tasks and goes through them one by one, slower: {reason}",
             stacklevel=2,
         )
-    return outputs
+    outputs, seen = zip(*tasks, strict=True)
+    return torch.stack(outputs), {name: torch.stack([one[name] for one in seen]) for name in seen[0]}
 
 
 def call_with(model: nn.Module, tensors: Tensors, x: Tensor) -> Any:

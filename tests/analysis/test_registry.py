@@ -16,7 +16,7 @@ def runs_in(results):
 def test_every_study_has_a_schema_and_a_line():
     assert set(STUDIES) == set(SCHEMAS)
     assert all(study.about for study in STUDIES.values())
-    with pytest.raises(StudyError, match="unknown study 'post'; known: ceilings, depth_sweep"):
+    with pytest.raises(StudyError, match="unknown study 'post'; known: adaptation_path, ceilings, depth_sweep"):
         study_named("post")
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.errors import StudyError
 from analysis.representations import linear_cka, pwcca
 from analysis.similarity import similarity
 from analysis.store import _to_arrow
@@ -70,3 +71,18 @@ def test_a_diverged_run_has_no_similarity(run):
     table = similarity(lost, num_tasks=1)
     assert (table["status"] == "diverged").all()
     assert table["value"].isna().all()
+
+
+def test_other_networks_are_compared_with_before_adaptation(run):
+    other = meta_train(run.config.from_dict({**run.config.__dict__, "seed": 1}), results=None, progress=False)
+    table = similarity(run, others={"seed 1": other, "itself": run}, num_tasks=1)
+    _to_arrow("similarity", table)
+    assert list(dict.fromkeys(table["compared"])) == ["adapted", "untrained", "seed 1", "itself"]
+    np.testing.assert_allclose(of(table, compared="itself", status="ok")["value"], 1, atol=1e-6)
+    part = draw_test_tasks(run.tasks(seed=0), 1)
+    x, y = (stages(each.model, 0, 1) for each in (run, other))
+    x, y = (torch.cat([f(s[0]) for s in (part.support_x, part.query_x)]).detach().flatten(1) for f in (x, y))
+    found = of(table, compared="seed 1", layer="C1", measure="cka")["value"].item()
+    assert found == pytest.approx(linear_cka(x, y), abs=1e-5)
+    with pytest.raises(StudyError, match="renamed has no layer C1; it has first, C2, FC"):
+        similarity(run, others={"renamed": other.with_layers({"first": "C1"})}, num_tasks=1)

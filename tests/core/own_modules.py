@@ -16,14 +16,16 @@ class WithEverything(nn.Module):
         self.norm = nn.BatchNorm1d(8)
         self.drop = nn.Dropout(0.5)
         self.middle = nn.Linear(8, 8, bias=False)
-        self.again = self.middle  # shared
+        self.again = self.middle  # a shared module
+        self.tied = nn.Linear(8, 8, bias=False)
+        self.tied.weight = self.middle.weight  # a shared parameter
         self.register_buffer("offset", torch.linspace(-1, 1, 8))
         self.scale = nn.Parameter(torch.ones(()))
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop(self.norm(self.encode(x))).tanh() + self.offset
-        return self.scale * self.head(self.again(self.middle(x)).tanh())
+        return self.scale * self.head(self.tied(self.again(self.middle(x)).tanh()))
 
 
 class Unmappable(nn.Module):

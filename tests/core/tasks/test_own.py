@@ -30,6 +30,8 @@ def test_test_tasks_come_in_order_and_in_a_circle():
     assert (tasks.kind, tasks.ways, tasks.num_outputs, tasks.example_shape) == ("classification", 3, 3, (2,))
     assert tasks.pool_sizes == {"test": 5}
     assert tasks.splits == ("test",)
+    assert [numbers_of(tasks.sample("test", 1)) for _ in range(2)] == [[0], [1]]
+    assert numbers_of(tasks.with_seed(1).sample("test", 1)) == [0]  # from its first batch on
 
 
 def test_training_batches_are_drawn_without_repetition_by_seed_and_index():

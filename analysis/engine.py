@@ -1,0 +1,229 @@
+"""The one place where interventions and probes are carried out: test tasks in, a paired table out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import islice
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from analysis.errors import StudyError
+from analysis.interventions import Change, Function, Intervention, relabelled
+from analysis.snapshots import Probe, Snapshot, carry_out
+from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
+from core import Episodes, Run
+from core.adaptation import InnerLoop, State, Walk, inner_loop, one_replica
+from core.evaluation import as_table, default_chunk, measure
+from core.forward import batched_forward
+from core.models.layers import cut, stages
+from core.seeds import generator
+from core.task_parameter import TaskParameter
+
+Streams = Sequence[torch.Generator]
+
+
+def intervene(
+    run: Run,
+    interventions: Mapping[str, Intervention | Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None],
+    *,
+    probes: Mapping[str, Probe] | None = None,
+    num_tasks: int = 100,
+    seed: int = 0,
+    draws: int = 1,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Adapt `run` to test tasks under each intervention, and measure after each step.
+
+    All interventions meet the same tasks, so that their differences are paired. What lies below the first layer that
+    one of them touches is computed once for all.
+
+    Args:
+        run: the run, saved or of a module of your own.
+        interventions: by name; None changes nothing, and gives the numbers of `run.evaluate` bit for bit. A plain
+            function is given the parameters of T tasks before adaptation, each (T, *shape) by name, and returns new
+            values of those that it changes.
+        probes: functions of an `analysis.snapshots.Snapshot`, by name, whose numbers are further columns.
+        num_tasks: test tasks.
+        seed: seed of the test tasks and of the noise.
+        draws: noise draws for each task, for the interventions that are random.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A table with one row per intervention, draw, task, step and split: the columns of the run, `intervention`,
+        `draw` (0 where nothing is random), `task_seed`, `task`, `step`, `split`, `loss` and `accuracy`, as in
+        `analysis.store.SCHEMAS["layer_roles"]`; and for each probe a column of its name, or several,
+        `<probe> <key>`, if it returns numbers by key. Where a loss is not finite, and everywhere for a run that
+        diverged, the status is "diverged", and loss, accuracy and what was probed are NaN.
+
+    Raises:
+        StudyError: for no intervention, fewer than one draw, more test tasks than there are, or a function that
+            returns something else.
+        UserError: for a layer that the network does not have.
+    """
+    if not interventions:
+        raise StudyError("name at least one intervention; None, for none, is one")
+    if draws < 1:
+        raise StudyError(f"draws must be at least 1, got {draws}")
+    names = list(run.theta)
+    plans = {name: _plan(chosen).resolved(run.layers) for name, chosen in interventions.items()}
+    for plan in plans.values():  # a misspelt layer is told before the first minute of work
+        plan.adapted(names, run.adapted), plan.changed(names)
+    episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
+    size = default_chunk(run.model, episodes)
+    jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
+    values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
+    seen: dict[tuple[str, int], list[pd.DataFrame]] = {key: [] for key in values}
+    with tqdm(total=len(jobs) * num_tasks, unit="task", disable=not progress, leave=False) as bar:
+        for first in range(0, num_tasks, size):
+            part = episodes[first : first + size]
+            inputs = _Inputs(run, part)
+            for name, plan, draw in jobs:
+                bar.set_postfix_str(name, refresh=False)
+                streams = [generator(seed, "intervention", first + i, draw) for i in range(part.num_tasks)]
+                found, columns = _measure(run, plan, inputs, streams, probes or {})
+                values[name, draw].append(found)
+                seen[name, draw].append(columns.assign(task=columns["task"] + first))
+                bar.update(part.num_tasks)
+    parts = []
+    for (name, draw), chunks in values.items():
+        table = as_table(torch.cat(chunks)).assign(intervention=name, draw=draw)
+        if probes:
+            table = table.merge(pd.concat(seen[name, draw], ignore_index=True), on=["task", "step"], validate="m:1")
+        parts.append(table)
+    table = pd.concat(parts, ignore_index=True)
+    table = table.assign(**run_columns(run), task_seed=seed)
+    probed = {str(column) for frames in seen.values() for frame in frames for column in frame} - {"task", "step"}
+    return mark_diverged(table, run, ["intervention", "draw", "task"], also=sorted(probed))
+
+
+def _plan(chosen: Intervention | Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None) -> Intervention:
+    if chosen is None:
+        return Intervention()
+    if isinstance(chosen, Intervention):
+        return chosen
+    if callable(chosen):
+        return Intervention(before=(Function(chosen),))
+    raise StudyError(f"an intervention is one of `analysis`, a function, or None, not {type(chosen).__name__}")
+
+
+class _Inputs:
+    """What interventions have in common: what reaches each stage at theta_0, and the first step. Computed once."""
+
+    def __init__(self, run: Run, episodes: Episodes) -> None:
+        self.run = run
+        self._known = {0: episodes}
+        self._first: tuple[dict[str, Tensor], Tensor] | None = None
+
+    def first_step(self) -> tuple[dict[str, Tensor], Tensor]:
+        """theta_1 (T, *shape) if all adapt by gradient descent, and loss and accuracy (T, 1, 2 sets, 2 measures) at 0.
+
+        A gradient at theta_0 does not depend on which tensors take it.
+        """
+        if self._first is None:
+            run, config, part = self.run, self.run.config, self._known[0]
+            loop = InnerLoop(1, config.adapt_lr, True, config.lr_scope)
+            walk = inner_loop(
+                run.model, run.rule, one_replica(run.theta), one_replica(run.xi), part.support_x, part.support_y,
+                part.kind, loop, create_graph=False,
+            )  # fmt: skip
+            at_start = measure(islice(walk, 1), part, 1)
+            state, _, _ = next(walk)
+            theta = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+            self._first = theta, at_start
+        return self._first
+
+    def of(self, stage: int) -> Episodes:
+        """The episodes with examples as they reach `stage`."""
+        if stage not in self._known:
+            before = max(known for known in self._known if known < stage)
+            module = stages(self.run.model, before, stage)
+            own = {name for name, _ in module.named_parameters()}
+            part = self._known[before]
+            theta = {
+                name: TaskParameter(tensor, part.num_tasks)
+                for name, tensor in one_replica(self.run.theta).items()
+                if name in own
+            }
+            with torch.no_grad():
+                support = batched_forward(module, theta, part.support_x, ())
+                query = batched_forward(module, theta, part.query_x, ())
+            self._known[stage] = Episodes(support, part.support_y, query, part.query_y, part.kind)
+        return self._known[stage]
+
+
+def _measure(
+    run: Run, plan: Intervention, inputs: _Inputs, streams: Streams, probes: Mapping[str, Probe]
+) -> tuple[Tensor, pd.DataFrame]:
+    """Under an intervention, loss and accuracy (T, steps + 1, 2 sets, 2 measures), and what the probes say.
+
+    The latter by task and step, with a column for each of a probe's numbers.
+    """
+    config, names = run.config, list(run.theta)
+    adapted, changed = plan.adapted(names, run.adapted), plan.changed(names)
+    # A probe may ask for what any layer does: then the whole network is computed.
+    start = 0 if probes else cut(run.model, [name for name in names if name in {*adapted, *changed}])
+    module = stages(run.model, start)
+    own = {name for name, _ in module.named_parameters()}
+    theta = {name: tensor for name, tensor in one_replica(run.theta).items() if name in own}
+    xi = {key: tensor for key, tensor in one_replica(run.xi).items() if key.rpartition(".")[0] in own}
+    num_tasks, steps = len(streams), config.steps
+    plain = not (plan.before or plan.between or plan.updates or plan.permutes_labels)
+    shares_first_step = run.rule.is_gradient_descent and steps > 0 and plain and not probes
+    values = []
+    # Plans that leave adaptation as it is are walked as evaluation walks, to be equal bit for bit.
+    if shares_first_step and len(adapted) < len(names):
+        theta_1, at_start = inputs.first_step()
+        theta = {name: theta_1[name] if name in adapted else tensor for name, tensor in theta.items()}
+        values, steps = [at_start], steps - 1
+
+    def apply(parameters: dict[str, Tensor], changes: Sequence[Change]) -> dict[str, Tensor]:
+        return reduce(lambda values, change: {**values, **change(values, streams)}, changes, parameters)
+
+    part = inputs.of(start)
+    if plan.permutes_labels:  # drawn before any noise, so that every plan has the same permutations
+        part = relabelled(part, streams)
+    if plan.before:
+        whole = {name: tensor.expand(num_tasks, *tensor.shape[1:]) for name, tensor in theta.items()}
+        after = apply(whole, plan.before)
+        theta = {name: theta[name] if after[name] is whole[name] else after[name] for name in theta}
+
+    updated = [(change, name) for change in plan.updates for name in change.targets(names) if name in theta]
+    last = {name: theta[name].expand(num_tasks, *theta[name].shape[1:]) for _, name in updated}
+
+    def between(state: State) -> None:
+        for change, name in updated:
+            update = state.theta[name].materialise().detach() - last[name]
+            state.theta[name] = TaskParameter.of_tasks((last[name] + change(update, state.step)).requires_grad_())
+        if plan.between and state.step < steps:
+            before = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+            for name, tensor in apply(before, plan.between).items():
+                if tensor is not before[name]:
+                    state.theta[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_())
+        for name in last:
+            last[name] = state.theta[name].materialise().detach()
+
+    loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, None if adapted == tuple(names) else adapted)
+    walk: Walk = inner_loop(
+        module, run.rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False,
+        between=between,
+    )  # fmt: skip
+    rows: list[pd.DataFrame] = []
+    if probes:
+        walk = _watched(walk, run, part, probes, rows)
+    found = torch.cat([*values, measure(walk, part, steps)], dim=1)
+    return found, pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({"task": pd.Series(dtype="int64")})
+
+
+def _watched(
+    walk: Walk, run: Run, episodes: Episodes, probes: Mapping[str, Probe], rows: list[pd.DataFrame]
+) -> Iterator[Any]:
+    """The same walk; `rows` get what the probes say at each of its states."""
+    snapshot: Snapshot | None = None
+    for state, forward, outputs in walk:
+        theta = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+        snapshot = Snapshot(run, episodes, state.step, theta, snapshot)
+        rows.append(carry_out(probes, snapshot))
+        yield state, forward, outputs
