@@ -15,7 +15,7 @@ HALF = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2)
 PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cifar_fs_depth cifar_fs_optimizers \
 	mini_imagenet_optimizers
 
-.PHONY: help install reproduce train-linear train-cnn studies paper figures test bench lint clean
+.PHONY: help install reproduce train-linear train-cnn studies paper figures test notebooks bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,9 @@ lint: install
 # One thread a test process: two that wait for each other on two cores take nine times as long.
 test: lint  ## lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+notebooks: install  ## execute the notebooks at their own size, and keep what they show
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.notebooks.executing
 
 bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/python -m tests.benchmarks.bench_linear

@@ -10,8 +10,10 @@ from tqdm import tqdm
 from analysis.errors import StudyError, unknown_name
 from analysis.registry import STUDIES, carry_out, table_id, up_to_date
 from core import Run, list_runs, load_run
+from core.config import is_own
 from core.device import checked_device
 from core.errors import UserError
+from core.runs import read_config
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +86,10 @@ def _load(options: argparse.Namespace) -> list[Run]:
         folders = [Path(path) for path in listed[listed["status"].str.startswith(("ok", "diverged"))]["path"]]
         if not folders:
             raise StudyError(f"there is no finished run in {options.results / 'runs'}; train one with: python -m core")
+        own = [folder for folder in folders if is_own(read_config(folder).model)]
+        for folder in own:
+            print(f"skipped {folder}: of a module of your own, which is studied in Python", file=sys.stderr)
+        folders = [folder for folder in folders if folder not in own]
     return [load_run(folder, device=device, root=options.data_dir) for folder in folders]
 
 

@@ -3,11 +3,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from analysis.__main__ import main
 from analysis.registry import STUDIES
 from analysis.store import read_study
-from core import list_runs
+from core import list_runs, meta_train
 from core.tasks import DATASETS
 from core.tasks.synthetic import SyntheticTasks
 
@@ -124,6 +125,15 @@ def test_unfinished_runs_are_skipped_and_named(saved, capsys):
     assert main(["training_curves", "--results", str(saved), "--quiet"]) == 0
     assert f"skipped {path}: unfinished" in capsys.readouterr().err
     assert len(tables(saved)) == 2
+
+
+def test_runs_of_ones_own_modules_are_skipped_and_named(saved, tiny, capsys):
+    run = meta_train(tiny(model="own:net", method="maml"), model=torch.nn.Linear(100, 1), results=saved, progress=False)
+    assert main(["training_curves", "--results", str(saved), "--quiet"]) == 0
+    assert f"skipped {run.path}: of a module of your own" in capsys.readouterr().err
+    assert len(tables(saved)) == 3
+    assert main(["training_curves", "--results", str(saved), "--run", str(run.path)]) == 2
+    assert "is a run of a module of your own, 'own:net'" in capsys.readouterr().err
 
 
 def test_a_refusal_comes_before_the_first_table(saved, capsys):
