@@ -156,8 +156,8 @@ def _trace(runs: Runs) -> Trace:
     lost = list(data.lost_runs(factor, ["part"]))  # a run that diverged has no numbers at all
     comparison = comparison[~comparison["run"].isin([run for run, _ in lost])]
     compared, lost_in_one = _compared(comparison)
-    with_numbers = alignment.groupby("run", observed=True)["status"].transform(lambda s: s.ne("diverged").all())
-    aligned = _aligned(alignment[with_numbers.astype(bool)], drawn)
+    diverged = alignment.loc[alignment["status"].eq("diverged"), "run"]
+    aligned = _aligned(alignment[~alignment["run"].isin(diverged)], drawn)
     factor = factor[factor["status"].eq("ok")]
     strips, distances = _strips(factor, drawn), _distances(factor, drawn)
     title, _ = data.heading(str(config["dataset"]), config)

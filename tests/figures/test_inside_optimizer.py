@@ -61,6 +61,8 @@ def rows_of(seed, steps, adaptations, zero_gradient, lost):
     is_blind = frame["tensor"].eq("C1.conv.weight") & frame["task"].eq(0) & frame["quantity"].ne("gradient norm")
     frame.loc[is_blind & bool(zero_gradient), ["status", "value"]] = ["failed: the gradient is zero", np.nan]
     frame.loc[frame["adaptation"].isin(lost) & frame["task"].eq(1), ["status", "value"]] = ["diverged", np.nan]
+    if "both" in lost:
+        frame.loc[frame["aspect"].eq("alignment") & frame["task"].eq(1), ["status", "value"]] = ["diverged", np.nan]
     if "run" in lost:
         frame[["status", "value"]] = ["diverged", np.nan]
     return frame
@@ -141,6 +143,18 @@ def test_what_diverged_is_named_and_not_averaged_in(tmp_path):
     assert found["xi only"].against.mean == pytest.approx(final("xi only", seeds=(0,)) - final("both", seeds=(0,)))
     assert f"{lost} (xi only: diverged on 1 of 6 tasks)" in trace.caption[-1]
     assert f"{lost} (plain steps: diverged on 1 of 6 tasks)" in trace.caption[-1]
+
+
+def test_a_run_that_diverged_as_trained_has_no_alignment_and_no_comparison(tmp_path):
+    write(tmp_path, 0)
+    lost = write(tmp_path, 1, lost=("both",))
+    (trace,) = figure.traces(tmp_path).values()
+    for mark in trace.aligned:
+        values = [some(DRAWN.get(mark.layer, "all"), mark.step, "cosine", t, 0) for t in range(TASKS)]
+        assert mark.cosine.mean == pytest.approx(np.mean(values))
+    for one in trace.compared:
+        assert one.over.mean == pytest.approx(final(one.adaptation, seeds=(0,)))
+    assert trace.caption[-1] == f"Not averaged in: {lost} (both: diverged on 1 of 6 tasks)."
 
 
 def test_a_way_to_adapt_that_diverged_in_all_runs_says_so(tmp_path):
