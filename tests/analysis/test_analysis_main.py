@@ -45,6 +45,7 @@ def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(save
         "layer_roles",
         "fc_noise",
         "similarity",
+        "inside_optimizer",
     }
 
 
