@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from analysis.errors import StudyError
-from analysis.store import QUANTITIES, SCHEMAS
+from analysis.store import INSIDE_QUANTITIES, QUANTITIES, SCHEMAS
 
 BEGIN = "<!-- columns: begin (made by `python -m analysis.columns`) -->"
 END = "<!-- columns: end -->"
@@ -16,8 +16,8 @@ def columns_markdown() -> str:
     for study, schema in SCHEMAS.items():
         rows = [f"| `{name}` | {c.dtype} | {c.unit} | {c.meaning} |" for name, c in schema.items()]
         parts.append("\n".join([f"### {study}", "", "| column | dtype | unit | meaning |", "|---|---|---|---|", *rows]))
-        if study == "linear_collapse":
-            parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in QUANTITIES.items()))
+        if quantities := {"linear_collapse": QUANTITIES, "inside_optimizer": INSIDE_QUANTITIES}.get(study):
+            parts.append("\n".join(f"- `{name}`: {meaning}" for name, meaning in quantities.items()))
     return "\n\n".join(parts)
 
 

@@ -21,6 +21,8 @@ from analysis.comparison import comparison
 from analysis.errors import StudyError, unknown_name
 from analysis.fc_noise import fc_noise
 from analysis.label_permutation import label_permutation
+from analysis.inside_optimizer import inside_optimizer
+from analysis.inside_optimizer import suits as has_inside
 from analysis.layer_roles import layer_roles
 from analysis.linear_collapse import linear_collapse
 from analysis.linear_collapse import suits as collapses
@@ -137,6 +139,12 @@ STUDIES: dict[str, Study] = {
             run, num_tasks=num_tasks, seed=seed, progress=progress
         ),
         suits=lambda config: config.dataset not in ("synthetic", "sinusoid"),
+        drawn=lambda config: False,
+    ),
+    "inside_optimizer": Study(
+        "spectra of a learned meta-optimizer, its updates against gradients, and what it and the model each adapt",
+        lambda run, num_tasks, seed, progress: inside_optimizer(run, num_tasks=num_tasks, seed=seed, progress=progress),
+        suits=has_inside,
         drawn=lambda config: False,
     ),
     "ceilings": Study(

@@ -140,6 +140,27 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "accuracy": _MEASURED["accuracy"],
     },
     "label_permutation": {**_RUN, **_SETTING, **_INTERVENTION, **_MEASURED},
+    "inside_optimizer": {
+        **_RUN,
+        **_SETTING,
+        "task_seed": _MEASURED["task_seed"],
+        "aspect": Column("str", "-", "factor, alignment or comparison, see analysis/inside_optimizer.py"),
+        "layer": Column("str", "-", "layer of the tensor; all: of all tensors as one; empty where the model is meant"),
+        "tensor": Column("str", "-", "parameter of the model that the row is about; all, or empty, likewise"),
+        "part": Column("str", "-", "factor: the part of xi, or the Kronecker product of two; else empty"),
+        "adaptation": Column(
+            "str", "-", "comparison: both, theta only, xi only, neither, plain steps or one plain step; else empty"
+        ),
+        "task": Column("Int64", "-", "number of the test task; missing for factors, which are of the run as a whole"),
+        "step": Column(
+            "Int64", "steps", "comparison: adaptation steps taken; alignment: which step it is, from 1; else missing"
+        ),
+        "split": Column("str", "-", "support or query: the examples that are measured; empty for factors"),
+        "quantity": Column("str", "-", "what is measured; the quantities are listed below"),
+        "index": Column("int64", "-", "position in a spectrum, largest first; 0 for single numbers"),
+        "value": Column("float64", "see unit", "the measurement"),
+        "unit": Column("str", "-", "unit of the value"),
+    },
     "post_adaptation": {
         **_RUN,
         "ways": Column("Int64", "classes", "classes a task; missing for synthetic tasks"),
@@ -214,6 +235,23 @@ QUANTITIES = {
     "adapt_lr": "adaptation learning rate, which multiplies the update map",
     "beyond first order": "Frobenius norm of what the update map misses of the true one-step change of the one "
     "matrix, relative to that change",
+}
+
+# What the column `quantity` of inside_optimizer may say.
+INSIDE_QUANTITIES = {
+    "singular value": "factor: of a matrix that starts at the identity",
+    "rate": "factor: each of the numbers that act one by one, and start at 1",
+    "eigenvalue": "factor: of L L^T for Cholesky, those that need not be zero",
+    "distance from the start": "factor: Frobenius norm of the difference, relative to that of the start",
+    "best multiple": "factor: the number c for which c times the identity is nearest",
+    "distance beyond a rate": "factor: from that multiple, relative to the identity; 0 for a mere change of rate",
+    "norm": "factor: Frobenius norm of a bias, which starts at zero",
+    "cosine": "alignment: of the update with the gradient of the support loss",
+    "norm ratio": "alignment: norm of the update, before adapt_lr, over that of the gradient",
+    "descent": "alignment: 1 if the update's product with the gradient is positive, else 0",
+    "gradient norm": "alignment: Frobenius norm of the gradient",
+    "loss": "comparison: mean over the examples, as in post_adaptation",
+    "accuracy": "comparison: examples classified right, as in post_adaptation",
 }
 
 # What every table must say of where it comes from; `write_table` adds schema_version and study.

@@ -8,13 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig2, fig3, fig_a1, fig_a2, fig_a3, table1, table2, table_a1, tabular
+from figures import fig1, fig2, fig3, fig_a1, fig_a2, fig_a3, inside_optimizer, table1, table2, table_a1, tabular
 from figures.data import Where
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One figure or table of the paper.
+    """One figure or table.
 
     Attributes:
         shows: what it draws, for the help.
@@ -79,5 +79,12 @@ FIGURES: dict[str, Entry] = {
         table_a1.traces,
         tabular.draw,
         tabular.texts,
+    ),
+    "inside_optimizer": Entry(
+        "what is inside a learned meta-optimizer: spectra of its factors, its updates against gradients, and what its "
+        "adaptation adds to the model's, with the numbers as Markdown",
+        inside_optimizer.traces,
+        inside_optimizer.draw,
+        inside_optimizer.texts,
     ),
 }

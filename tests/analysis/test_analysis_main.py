@@ -49,6 +49,7 @@ def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(save
         "adaptation_path",
         "loss_line",
         "label_permutation",
+        "inside_optimizer",
     }
 
 

@@ -8,7 +8,8 @@ from figures.registry import FIGURES
 
 def test_every_figure_module_is_registered():
     modules = {path.stem for path in Path(figures.__file__).parent.glob("*.py")}
-    assert {name for name in modules if name.startswith(("fig", "table"))} == set(FIGURES)
+    others = {"inside_optimizer"}  # which the paper does not have
+    assert {name for name in modules if name.startswith(("fig", "table"))} | others == set(FIGURES)
 
 
 def test_names_load_on_first_use():
