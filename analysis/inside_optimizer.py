@@ -58,7 +58,6 @@ from core import Run, TrainConfig
 from core.adaptation import inner_loop, one_replica
 from core.evaluation import as_table, default_chunk, measure
 from core.methods import METHODS
-from core.models.layers import layers_of
 from core.optimizers.base import MetaOptimizer, Parts, split_key
 from core.optimizers.sgd import SGD
 from core.optimizers.unfactored import Cholesky
@@ -339,5 +338,5 @@ def _alignment(run: Run, found: Tensor, lost: np.ndarray) -> pd.DataFrame:
 def _adapted_by_layer(run: Run) -> dict[str, Sequence[str]]:
     """The tensors that adapt, by layer, in the model's order."""
     adapted = set(run.theta if run.adapted is None else run.adapted)
-    found = {layer: [name for name in members if name in adapted] for layer, members in layers_of(run.theta).items()}
+    found = {layer: [name for name in members if name in adapted] for layer, members in run.layers.items()}
     return {layer: members for layer, members in found.items() if members}

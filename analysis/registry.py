@@ -20,9 +20,9 @@ from analysis.ceilings import ceilings
 from analysis.comparison import comparison
 from analysis.errors import StudyError, unknown_name
 from analysis.fc_noise import fc_noise
-from analysis.label_permutation import label_permutation
 from analysis.inside_optimizer import inside_optimizer
 from analysis.inside_optimizer import suits as has_inside
+from analysis.label_permutation import label_permutation
 from analysis.layer_roles import layer_roles
 from analysis.linear_collapse import linear_collapse
 from analysis.linear_collapse import suits as collapses

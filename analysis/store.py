@@ -42,8 +42,8 @@ class Column(NamedTuple):
 
 _RUN = {
     "run": Column("str", "-", "id of the saved run"),
-    "dataset": Column("str", "-", "data set of the run"),
-    "model": Column("str", "-", "model of the run: lr, linnet, cnn"),
+    "dataset": Column("str", "-", "data set of the run, or own:<name>"),
+    "model": Column("str", "-", "model of the run: lr, linnet, cnn, or own:<name>"),
     "method": Column("str", "-", "what the run was meta-trained with: maml, klin, kfc, ..."),
     "seed": Column("int64", "-", "seed of the run: initial weights and training tasks"),
     "status": Column(
