@@ -29,6 +29,7 @@ differences are paired). With the support loss L, a = adapt_lr, g_t = grad L(the
 
     both              theta_{t+1} = theta_t - a U_{xi_t}(g_t)      xi_{t+1} = xi_t - a grad_xi L(theta_{t+1})
     theta only        theta_{t+1} = theta_t - a U_{xi_0}(g_t)      xi stays as meta-learned
+    theta only in C1  as "both", but for the xi of layer C1, which stay as meta-learned; and so for every layer
     xi only           theta_{t+1} = theta_0 - a U_{xi_t}(g_0)      xi_{t+1} = xi_t - a grad_xi L(theta_{t+1})
     neither           theta_1     = theta_0 - a U_{xi_0}(g_0)      and no further step
     plain steps       theta_{t+1} = theta_t - a g_t                U replaced by the identity
@@ -36,15 +37,17 @@ differences are paired). With the support loss L, a = adapt_lr, g_t = grad L(the
 
 grad_xi sees the last update alone (equation 4): theta_t and g_t, or theta_0 and g_0, are held fixed. With `lr_scope`
 "xi" the a before U and g is 1. "both" is how a rule adapts whose xi adapts within a task, and "theta only" how any
-other does: such a rule has neither "both" nor "xi only". xi_1 is first used in step 2: with one step all four are the
-same, and only the first of them, which is as trained, is in the table. Plain gradient descent has no xi, and of its two
-by two only what "theta only" and "neither" are remains. What to compare is the last step of each.
+other does: such a rule has neither "both" nor "xi only". A network of one layer has no "theta only in" it. xi_1 is
+first used in step 2: with one step all four are the same, and only the first of them, which is as trained, is in the
+table. Plain gradient descent has no xi, and of its two by two only what "theta only" and "neither" are remains. What to
+compare is the last step of each.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -61,7 +64,7 @@ from core.methods import METHODS
 from core.optimizers.base import MetaOptimizer, Parts, split_key
 from core.optimizers.sgd import SGD
 from core.optimizers.unfactored import Cholesky
-from core.task_parameter import Gradient, Product
+from core.task_parameter import Gradient, Product, TaskParameter
 
 WHOLE = "all"  # the tensor's name where all tensors are taken as one
 ALIGNMENT = ("cosine", "norm ratio", "descent", "gradient norm")
@@ -203,6 +206,46 @@ class Watched(MetaOptimizer):
         return update
 
 
+class FixedIn(MetaOptimizer):
+    """A rule that adapts as it did, but for the parts of some tensors: "theta only in" their layer.
+
+    Args:
+        rule: the rule.
+        tensors: the parameters of the model whose parts stay as meta-learned.
+    """
+
+    def __init__(self, rule: MetaOptimizer, tensors: Sequence[str]) -> None:
+        self.rule, self.name, self.adapts = rule, rule.name, rule.adapts
+        self._tensors = tensors
+        self._fixed: set[int] = set()  # the inner loop has one mapping of parts for each tensor
+
+    def bind(
+        self, xi: Mapping[str, Tensor], num_tasks: int, names: Iterable[str]
+    ) -> dict[str, dict[str, TaskParameter]]:
+        """The rule's own; which of them are fixed is kept."""
+        bound = self.rule.bind(xi, num_tasks, names)
+        self._fixed = {id(bound[name]) for name in self._tensors}
+        return bound
+
+    def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
+        """The rule's own."""
+        return self.rule.initial_parts(like)
+
+    def transform(self, parts: Parts, grad: Tensor) -> Tensor:
+        """The rule's own."""
+        return self.rule.transform(self._used(parts), grad)
+
+    def transform_thin(self, parts: Parts, gradient: Gradient) -> Tensor | Product:
+        """The rule's own."""
+        return self.rule.transform_thin(self._used(parts), gradient)
+
+    def _used(self, parts: Parts) -> Parts:
+        """The parts themselves, or stand-ins for fixed ones: what is done with those is not recorded, so they stay."""
+        if id(parts) not in self._fixed:
+            return parts
+        return {name: TaskParameter(part.shared, part.num_tasks) for name, part in parts.items()}
+
+
 class FromTheStart(MetaOptimizer):
     """A rule each of whose steps starts at theta_0 again, with the gradient there: "xi only".
 
@@ -251,6 +294,10 @@ def adaptations(run: Run) -> dict[str, Adaptation]:
     found = {"both": Adaptation(lambda: run.rule, steps, run.xi)} if run.rule.adapts else {}
     if steps > 1 or not found:
         found["theta only"] = Adaptation(lambda: fixed, steps, run.xi)
+    by_layer = _adapted_by_layer(run)
+    if steps > 1 and run.rule.adapts and len(by_layer) > 1:
+        for layer, tensors in by_layer.items():
+            found[f"theta only in {layer}"] = Adaptation(partial(FixedIn, run.rule, tensors), steps, run.xi)
     if steps > 1 and run.rule.adapts:
         found["xi only"] = Adaptation(lambda: FromTheStart(run.rule), steps, run.xi)
     if steps > 1:

@@ -149,7 +149,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "tensor": Column("str", "-", "parameter of the model that the row is about; all, or empty, likewise"),
         "part": Column("str", "-", "factor: the part of xi, or the Kronecker product of two; else empty"),
         "adaptation": Column(
-            "str", "-", "comparison: both, theta only, xi only, neither, plain steps or one plain step; else empty"
+            "str",
+            "-",
+            "comparison: both, theta only (in a layer), xi only, neither, plain steps, one plain step; else empty",
         ),
         "task": Column("Int64", "-", "number of the test task; missing for factors, which are of the run as a whole"),
         "step": Column(

@@ -244,7 +244,10 @@ def _compared(comparison: pd.DataFrame) -> tuple[tuple[Compared, ...], list[tupl
     A run in which some task diverged under one way to adapt is left out of that one, and if it is as trained of all.
     """
     rows = comparison[comparison["quantity"].eq("accuracy") & comparison["split"].eq("query")]
-    names = [name for name in ADAPTATIONS if rows["adaptation"].eq(name).any()]
+    # In the order measured, which is the order of the layers for "theta only in" each.
+    known = list(dict.fromkeys(rows["adaptation"]))
+    order = {name: i for i, name in enumerate(ADAPTATIONS)}
+    names = sorted(known, key=lambda name: order[name.split(" in ")[0]])
     lost: list[tuple[str, str]] = []
     finals: dict[str, pd.DataFrame] = {}
     for name in names:
@@ -300,8 +303,8 @@ def _caption(
         told.append("With one step ξ does not adapt: it is first used in the second. Plain: U is the identity.")
     elif any(one.adaptation == "both" for one in compared):
         told.append(
-            "As trained, θ and ξ both adapt. θ only: ξ stays as meta-learned. ξ only: ξ adapts, but each step starts "
-            "at the first θ again. Neither: one step. Plain: U is the identity, at the same rate."
+            "As trained, θ and ξ both adapt. θ only (in a layer): ξ (of it) stays as meta-learned. ξ only: ξ adapts, "
+            "but each step starts at the first θ again. Neither: one step. Plain: U is the identity, at the same rate."
         )
     else:
         told.append("As trained, ξ does not adapt. Neither: one step. Plain: U is the identity, at the same rate.")
@@ -388,13 +391,15 @@ def _draw_alignment(cosine: Axes, ratio: Axes, trace: Trace) -> None:
 
 def _draw_comparison(ax: Axes, trace: Trace) -> None:
     labels = []
+    crowded = len(trace.compared) > len(ADAPTATIONS)
     for y, mark in enumerate(trace.compared):
-        name = ADAPTATIONS[mark.adaptation] if y else "as trained"
+        kind, _, layer = mark.adaptation.partition(" in ")
+        name = (f"{ADAPTATIONS[kind]} in {layer}" if layer else ADAPTATIONS[kind]) if y else "as trained"
         if mark.over is None or mark.against is None:
             labels.append(name)
             ax.text(0, y, "diverged", ha="right", va="center", fontsize=7.5, color="#b00020")
             continue
-        labels.append(f"{name}\n{mark.over.mean:.1f} %")
+        labels.append(f"{name}{' ' if crowded else chr(10)}{mark.over.mean:.1f} %")
         over = mark.against
         ends = [[over.mean - over.low], [over.high - over.mean]] if np.isfinite(over.low) else None
         ax.errorbar(over.mean, y, xerr=ends, color=COMPARED, marker="o", markersize=4, linewidth=1.2, zorder=3)

@@ -231,6 +231,35 @@ def test_xi_only_is_a_loop_over_single_tasks(case, lr_scope, in_float64):
             xi = leaves({k: t - LR_RATE * slope for (k, t), slope in zip(xi.items(), slopes, strict=True)})
 
 
+@pytest.mark.parametrize("case", ["cnn kfc", "cnn klin"])
+def test_theta_only_in_a_layer_is_a_loop_over_single_tasks(case, in_float64):
+    run = in_float64(make_run(case))
+    rule = naive_rule(case)
+    table = inside_optimizer(run, num_tasks=2, seed=3)
+    episodes = draw_test_tasks(run.tasks(seed=3), 2).to(dtype=torch.float64)
+    for layer in ("C1", "FC"):
+        found = numbers(table, f"theta only in {layer}")
+        for task in range(2):
+            x, y = episodes.support_x[task], episodes.support_y[task]
+            theta, xi = leaves(run.theta), leaves(run.xi)
+            for step in range(4):
+                loss = task_loss(functional_call(run.model, theta, (x,)), y, episodes.kind)
+                np.testing.assert_allclose(found[task, step, 0, 0], loss.item(), atol=1e-10)
+                g = dict(zip(theta, grad(loss, list(theta.values()), retain_graph=True), strict=True))
+                if step > 0:  # equation 4, through the last update alone, but for the layer's own xi
+                    slopes = grad(loss, list(xi.values()), materialize_grads=True, allow_unused=True)
+                    xi = leaves(
+                        {
+                            key: tensor if key.startswith(f"{layer}.") else tensor - LR_RATE * slope
+                            for (key, tensor), slope in zip(xi.items(), slopes, strict=True)
+                        }
+                    )
+                start = {name: tensor.detach() for name, tensor in theta.items()}
+                gradient = {name: tensor.detach() for name, tensor in g.items()}
+                updates = rule.update(xi, gradient)
+                theta = {name: start[name] - LR_RATE * updates[name] for name in theta}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_alignment_is_that_of_gradients_taken_one_task_at_a_time(case, in_float64):
     run = in_float64(make_run(case))
@@ -276,6 +305,20 @@ def test_alignment_is_that_of_gradients_taken_one_task_at_a_time(case, in_float6
         ("lr klin", 0, ["both", "plain steps"]),
         ("lr klin", 1, ["both", "plain steps"]),
         ("lr klin", 2, ["both", "theta only", "xi only", "neither", "plain steps", "one plain step"]),
+        (
+            "cnn kfc",
+            2,
+            [
+                "both",
+                "theta only",
+                "theta only in C1",
+                "theta only in FC",
+                "xi only",
+                "neither",
+                "plain steps",
+                "one plain step",
+            ],
+        ),
         ("lr meta_sgd", 1, ["theta only", "plain steps"]),
         ("lr meta_sgd", 2, ["theta only", "neither", "plain steps", "one plain step"]),
     ],
