@@ -12,6 +12,7 @@ from analysis.registry import STANDALONE, STUDIES, carry_out, table_id, up_to_da
 from core import Run, list_runs, load_run
 from core.device import checked_device
 from core.errors import UserError
+from core.training import Interrupted
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (StudyError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("stopped; the same command goes on with the tables that are missing", file=sys.stderr)
         return 130
     return 0

@@ -31,6 +31,7 @@ from analysis.when_shallow_fails import DEFAULT, Size, when_shallow_fails
 from core import Run, TrainConfig, make_tasks
 from core.models.conv import MAX_DEPTH
 from core.tasks.base import TaskSource
+from core.version import code_version
 
 
 @dataclass(frozen=True)
@@ -302,6 +303,7 @@ def _carry_out_standalone(
     results: str | Path, study: str, num_tasks: int, seed: int, command: str | None, progress: bool
 ) -> Path:
     chosen = _standalone(study)
+    code_version("core", "analysis")  # asked once a process: by the end of long training another may be checked out
     start = time.perf_counter()
     frame = chosen.measure(num_tasks, seed, progress)
     origin = provenance(

@@ -34,7 +34,7 @@ SWEEPS = {
     "init_scale": "initial weights (factor on the default)",
     "meta_lr": "meta learning rate",
 }
-TURNS = (1e-3, 1e3)  # of the last panel
+TURNS = (1e-3, 1e2)  # of the last panel
 CHANCE = 50.0
 # Of the maps, from chance up: paper-white to the colour of the ceilings.
 _COLOURS = LinearSegmentedColormap.from_list("accuracy", ["#f7f4f6", "#d9a9c0", "#9b2d5e"])
@@ -207,7 +207,7 @@ def _caption(fresh: pd.DataFrame, marks: dict[str, list[tuple[Mark, str]]], leng
         f"{num_tasks} test tasks. Square, diamond: the paper's setting.",
         f"Whisker: {' or '.join(kinds) or 'none'}. Dot (bottom right): one run; its 95 % interval over tasks is within "
         f"{wide:.1f} points of it. Turn: tangent of the angle between start and adapted weights, median over tasks; "
-        "the line is what it predicts, with nothing fitted.",
+        "the line is what it predicts, with nothing fitted. Turns outside the panel are drawn at its edge.",
         f"Cross: every seed diverged ({lost} of {cells} cells). {_partly_lost(marks)}".strip(),
     )
 

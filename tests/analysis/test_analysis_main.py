@@ -11,6 +11,7 @@ from analysis.when_shallow_fails import QUICK
 from core import list_runs
 from core.tasks import DATASETS
 from core.tasks.synthetic import SyntheticTasks
+from core.training import Interrupted
 
 
 def tables(results):
@@ -134,9 +135,10 @@ def test_a_refusal_comes_before_the_first_table(saved, capsys):
     assert tables(saved) == before
 
 
-def test_stopping_is_no_traceback(saved, capsys, monkeypatch):
+@pytest.mark.parametrize("how", [KeyboardInterrupt, Interrupted])
+def test_stopping_is_no_traceback(saved, capsys, monkeypatch, how):
     def stop(*arguments, **options):
-        raise KeyboardInterrupt
+        raise how
 
     monkeypatch.setattr("analysis.__main__.carry_out", stop)
     assert main(["training_curves", "--results", str(saved), "--quiet"]) == 130
