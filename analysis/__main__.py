@@ -8,16 +8,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from analysis.errors import StudyError, unknown_name
-from analysis.registry import STUDIES, carry_out, table_id, up_to_date
+from analysis.registry import STANDALONE, STUDIES, carry_out, table_id, up_to_date
 from core import Run, list_runs, load_run
 from core.config import is_own
 from core.device import checked_device
 from core.errors import UserError
 from core.runs import read_config
+from core.training import Interrupted
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {name:<16} {study.about}" for name, study in STUDIES.items())
+    lines = "\n".join(f"  {name:<16} {study.about}" for name, study in (STUDIES | STANDALONE).items())
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Measure saved runs and store the tables as <results>/<study>/<run>.parquet.\n"
@@ -49,13 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "analysis", *arguments])
     try:
         names = list(STUDIES) if options.study == "all" else [options.study]
-        if names[0] not in STUDIES:
-            raise unknown_name("study", options.study, [*STUDIES, "all"])
+        if names[0] not in STUDIES | STANDALONE:
+            raise unknown_name("study", options.study, [*STUDIES, *STANDALONE, "all"])
         if options.num_tasks < 1:
             raise StudyError(f"--num-tasks must be at least 1, got {options.num_tasks}")
-        runs = _load(options)
         # All tables are asked about before the first is made, so that a refusal comes at once.
-        for name, jobs in {name: _jobs(name, runs, options) for name in names}.items():
+        for name, jobs in _all_jobs(names, options).items():
             for run in tqdm(jobs, desc=name, unit="table", disable=options.quiet or not jobs):
                 path = carry_out(
                     options.results,
@@ -70,10 +70,25 @@ def main(arguments: list[str] | None = None) -> int:
     except (StudyError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("stopped; the same command goes on with the tables that are missing", file=sys.stderr)
         return 130
     return 0
+
+
+def _all_jobs(names: list[str], options: argparse.Namespace) -> dict[str, list[Run | None]]:
+    """What is to be made, by study: its runs, or None for a study that needs none."""
+    if names[0] not in STANDALONE:
+        runs = _load(options)
+        return {name: [*_jobs(name, runs, options)] for name in names}
+    (name,) = names
+    for option, value in (("--run", options.runs), ("--data-dir", options.data_dir), ("--device", options.device)):
+        if value is not None:
+            raise StudyError(f"study {name!r} trains its own runs, on the CPU: leave out {option}")
+    if up_to_date(options.results, name, None, num_tasks=options.num_tasks, seed=options.seed, force=options.force):
+        print(f"skipped {name}/{table_id(name, None, seed=options.seed)}: made before, with the same settings")
+        return {name: []}
+    return {name: [None]}
 
 
 def _load(options: argparse.Namespace) -> list[Run]:

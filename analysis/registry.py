@@ -1,7 +1,7 @@
 """The studies by name, and how one is carried out for one run: measured, and stored with its provenance.
 
 To add a study: a module with a function from a run to a table, the table's columns in `analysis.store.SCHEMAS`, and a
-line in `STUDIES`.
+line in `STUDIES`; one that trains runs of its own has its line in `STANDALONE`.
 """
 
 import hashlib
@@ -32,10 +32,12 @@ from analysis.similarity import similarity
 from analysis.store import is_done, provenance, read_provenance, table_path, write_table
 from analysis.training_curves import training_curves
 from analysis.upper_bound import upper_bound
+from analysis.when_shallow_fails import DEFAULT, Size, when_shallow_fails
 from core import Run, TrainConfig, make_tasks
 from core.config import is_own
 from core.models.conv import MAX_DEPTH
 from core.tasks.base import TaskSource
+from core.version import code_version
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,25 @@ class Study:
     drawn: Callable[[TrainConfig], bool] = lambda config: True
     meets_tasks: bool = True
     of_tasks: Callable[[Run, int], str] | None = None
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """A study that needs no saved run, as it trains its own, on the CPU and in memory.
+
+    Attributes:
+        about: one line for `--help`.
+        measure: from a number of test tasks, their seed and whether to show progress to a table.
+        settings: what else, together with the code, decides the numbers.
+        of_tasks: its table's name from the tasks' seed.
+        fingerprint: of the tasks in its central setting, from their seed.
+    """
+
+    about: str
+    measure: Callable[[int, int, bool], pd.DataFrame]
+    settings: dict[str, Any]
+    of_tasks: Callable[[int], str]
+    fingerprint: Callable[[int], str]
 
 
 def _is_cnn(config: TrainConfig) -> bool:
@@ -161,33 +182,67 @@ STUDIES: dict[str, Study] = {
 }
 
 
+def shallow(size: Size) -> Standalone:
+    """The study `when_shallow_fails` of that size."""
+    return Standalone(
+        "where LR cannot be meta-learned and LinNet can: trains its own runs (some 12 minutes), and not part of all",
+        lambda num_tasks, seed, progress: when_shallow_fails(
+            size=size, num_tasks=num_tasks, seed=seed, progress=progress
+        ),
+        settings=asdict(size),
+        of_tasks=lambda seed: f"synthetic-{size.iterations}-iterations-s{seed}",
+        fingerprint=lambda seed: make_tasks("synthetic", same_points=False, seed=seed).fingerprint(),
+    )
+
+
+STANDALONE: dict[str, Standalone] = {"when_shallow_fails": shallow(DEFAULT)}
+
+
 def study_named(name: str) -> Study:
-    """The study called `name`.
+    """The study of runs called `name`.
 
     Raises:
-        StudyError: for an unknown name, listing the known ones.
+        StudyError: for an unknown name, listing the known ones, or one of a study that needs no run.
     """
+    if name in STANDALONE:
+        raise StudyError(f"study {name!r} trains its own runs: leave the run out")
     if name not in STUDIES:
-        raise unknown_name("study", name, STUDIES)
+        raise unknown_name("study", name, [*STUDIES, *STANDALONE])
     return STUDIES[name]
 
 
-def table_id(study: str, run: Run, *, seed: int = 0) -> str:
+def table_id(study: str, run: Run | None, *, seed: int = 0) -> str:
     """The name of a run's table: the run's id, but where the table depends on the tasks alone.
 
     Raises:
-        StudyError: for an unknown study.
+        StudyError: for an unknown study, or a run where none is needed or none where one is.
     """
+    if run is None:
+        return _standalone(study).of_tasks(seed)
     of_tasks = study_named(study).of_tasks
     return run.id if of_tasks is None else of_tasks(run, seed)
 
 
-def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
+def _standalone(study: str) -> Standalone:
+    """The study called `study`, which needs no run.
+
+    Raises:
+        StudyError: for an unknown study, or one of runs.
+    """
+    if study not in STANDALONE:
+        study_named(study)
+        raise StudyError(f"study {study!r} needs a run")
+    return STANDALONE[study]
+
+
+def settings_of(study: str, run: Run | None, *, num_tasks: int, seed: int) -> dict[str, Any]:
     """What, together with the code, decides the numbers of a table.
 
     Raises:
-        StudyError: for an unknown study.
+        StudyError: as `table_id`.
     """
+    if run is None:
+        return {"num_tasks": num_tasks, "seed": seed, **_standalone(study).settings}
     settings: dict[str, Any] = {}
     if study_named(study).meets_tasks:
         settings |= {"num_tasks": num_tasks, "seed": seed}
@@ -200,8 +255,10 @@ def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str,
     return settings
 
 
-def up_to_date(results: str | Path, study: str, run: Run, *, num_tasks: int, seed: int, force: bool = False) -> bool:
-    """Whether the table is there already, made of this very run with these settings.
+def up_to_date(
+    results: str | Path, study: str, run: Run | None, *, num_tasks: int, seed: int, force: bool = False
+) -> bool:
+    """Whether the table is there already, made of this very run (None: the study needs none) with these settings.
 
     A table of the same run trained again is stale, and may be replaced.
 
@@ -219,7 +276,7 @@ def up_to_date(results: str | Path, study: str, run: Run, *, num_tasks: int, see
         found = read_provenance(path)["settings"]
     except StudyError as error:
         raise StudyError(f"{error}; --force replaces it") from None
-    chosen = {key: value for key, value in settings.items() if key != "run_digest"}
+    chosen = {k: v for k, v in json.loads(json.dumps(settings)).items() if k != "run_digest"}  # as JSON has them
     if differ := [
         f"{key} {found.get(key)!r}, not {value!r}" for key, value in chosen.items() if found.get(key) != value
     ]:
@@ -230,7 +287,7 @@ def up_to_date(results: str | Path, study: str, run: Run, *, num_tasks: int, see
 def carry_out(
     results: str | Path,
     study: str,
-    run: Run,
+    run: Run | None,
     *,
     num_tasks: int = 100,
     seed: int = 0,
@@ -241,8 +298,8 @@ def carry_out(
 
     Args:
         results: folder of results.
-        study: name in `STUDIES`.
-        run: the run to study.
+        study: name in `STUDIES`, or in `STANDALONE`.
+        run: the run to study, None for a study in `STANDALONE`.
         num_tasks: test tasks.
         seed: seed of the test tasks.
         command: what was typed, for the provenance.
@@ -255,6 +312,8 @@ def carry_out(
         StudyError: for a run that does not suit the study, or what the study refuses.
         UserError: for a data set whose files are not found.
     """
+    if run is None:
+        return _carry_out_standalone(results, study, num_tasks, seed, command, progress)
     chosen = study_named(study)
     if not chosen.suits(run.config):
         raise StudyError(f"run {run.id} does not suit study {study!r}: {chosen.about}")
@@ -271,6 +330,23 @@ def carry_out(
         command=command,
     )
     return write_table(results, study, table_id(study, run, seed=seed), frame, {**origin, "run_status": run.status})
+
+
+def _carry_out_standalone(
+    results: str | Path, study: str, num_tasks: int, seed: int, command: str | None, progress: bool
+) -> Path:
+    chosen = _standalone(study)
+    code_version("core", "analysis")  # asked once a process: by the end of long training another may be checked out
+    start = time.perf_counter()
+    frame = chosen.measure(num_tasks, seed, progress)
+    origin = provenance(
+        settings=settings_of(study, None, num_tasks=num_tasks, seed=seed),
+        device="cpu",
+        dataset_fingerprint=chosen.fingerprint(seed),
+        wall_seconds=time.perf_counter() - start,
+        command=command,
+    )
+    return write_table(results, study, table_id(study, None, seed=seed), frame, origin)
 
 
 def run_digest(run: Run) -> str:

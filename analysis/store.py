@@ -210,6 +210,43 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "task": Column("int64", "-", "number of the test task"),
         "accuracy": Column("float64", "fraction", "points classified right, 0 to 1"),
     },
+    "when_shallow_fails": {
+        "model": Column(
+            "str", "-", "model that was meta-trained with MAML for this row: lr, linnet; no saved run is involved"
+        ),
+        "varied": Column(
+            "str", "-", "what is not as in the paper's setting at the study's length; none for that itself"
+        ),
+        "input_scale": Column(
+            "float64", "-", "standard deviation of a coordinate of a point; the paper's setting: 0.1"
+        ),
+        "adapt_lr": Column("float64", "-", "adaptation learning rate; the paper: 0.5 for lr, 1.9 for linnet"),
+        "meta_lr": Column("float64", "-", "learning rate of the outer loop; the paper: 0.01 for lr, 1.9 for linnet"),
+        "points": Column("int64", "points", "points a task, in training and in the test; the paper: 1000"),
+        "init_scale": Column("float64", "-", "factor on the default initial weights of every layer"),
+        "iterations": Column("int64", "iterations", "meta-training iterations; the paper: 30,000"),
+        "seed": Column("int64", "-", "seed of the initial weights and of the training tasks"),
+        "status": _RUN["status"],
+        "task_seed": Column("int64", "-", "seed of the test tasks, equal for all rows"),
+        "task": Column("int64", "-", "number of the test task"),
+        "evaluated_on": Column("str", "-", "same: the task's own support points; fresh: new points of the task"),
+        "loss": Column("float64", "nats", "after adaptation, mean over the points"),
+        "accuracy": Column("float64", "fraction", "after adaptation, points classified right, 0 to 1"),
+        "mean_classifier": Column("float64", "fraction", "accuracy of the mean of y x over the support points"),
+        "bayes": Column("float64", "fraction", "accuracy of the Bayes classifier, see ceilings"),
+        "initial_size": Column(
+            "float64", "logits", "standard deviation of the logit before meta-training: input_scale |W|"
+        ),
+        "start_size": Column("float64", "logits", "the same after meta-training and before adaptation"),
+        "predicted_start": Column("float64", "logits", "start_size from the settings alone, for small logits; lr only"),
+        "step_ratio": Column("float64", "-", "length of the fast step over that of the start, both of the one matrix"),
+        "turn": Column("float64", "-", "tangent of the angle between the start and where the step ends"),
+        "predicted_accuracy": Column(
+            "float64",
+            "fraction",
+            "accuracy on fresh points that the turn and the mean classifier's angle imply; else NaN",
+        ),
+    },
     "linear_collapse": {
         **_RUN,
         "task_seed": Column("int64", "-", "seed of the test tasks"),

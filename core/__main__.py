@@ -31,6 +31,7 @@ UNITS = {
     "depth": "convolutional layers, 1 to 4 (cnn; default 4)",
     "filters": "output channels of each convolution (cnn; default 64)",
     "bias": "linear layers have a bias: true or false (lr, linnet; default false)",
+    "init_scale": "factor on the initial weights (lr, linnet; default 1)",
     "norm_mode": "batch (statistics of the batch at hand), instance or none (cnn; default batch)",
     "downsample": "stride or max_pool (cnn; default stride)",
     "rule_depth": "maps of the meta-optimizer (kfc; required there)",

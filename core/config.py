@@ -22,7 +22,7 @@ from core.tasks import DATASETS
 _TASK_FIELDS = (
     "ways", "shots", "query_shots", "rotations", "normalize", "endless", "points", "input_scale", "same_points"
 )  # fmt: skip
-_MODEL_FIELDS = ("depth", "filters", "hidden", "bias", "norm_mode", "downsample")
+_MODEL_FIELDS = ("depth", "filters", "hidden", "bias", "init_scale", "norm_mode", "downsample")
 _RULE_FIELDS = {
     "rule_depth": "depth", "rule_rank": "rank", "rule_bias": "bias", "unit_norm": "unit_norm", "adapt_xi": "adapts"
 }  # fmt: skip
@@ -63,7 +63,7 @@ class TrainConfig:
         normalize: whether pixels are normalised by channel (cifar_fs).
         endless: sample new tasks for ever in place of the paper's fixed pools (image data sets).
         points, input_scale, same_points: see `SyntheticTasks`.
-        depth, filters, hidden, bias, norm_mode, downsample: see `make_model`.
+        depth, filters, hidden, bias, init_scale, norm_mode, downsample: see `make_model`.
         rule_depth, rule_rank, rule_bias, unit_norm, adapt_xi: options of the rule; see `core.optimizers`.
         adapted: layers, parameters or globs (see `core.models.layers.select`) of what adapts within a task; the outer
             loop learns all. Default what the method says, which is everything but for ANIL and BOIL.
@@ -101,6 +101,7 @@ class TrainConfig:
     filters: int | None = None
     hidden: tuple[int, ...] | None = None
     bias: bool | None = None
+    init_scale: float | None = None
     norm_mode: NormMode | None = None
     downsample: Downsample | None = None
     rule_depth: int | None = None

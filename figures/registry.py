@@ -8,7 +8,20 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig2, fig3, fig_a1, fig_a2, fig_a3, inside_optimizer, table1, table2, table_a1, tabular
+from figures import (
+    fig1,
+    fig2,
+    fig3,
+    fig_a1,
+    fig_a2,
+    fig_a3,
+    inside_optimizer,
+    table1,
+    table2,
+    table_a1,
+    tabular,
+    when_shallow_fails,
+)
 from figures.data import Where
 
 
@@ -86,5 +99,10 @@ FIGURES: dict[str, Entry] = {
         inside_optimizer.traces,
         inside_optimizer.draw,
         inside_optimizer.texts,
+    ),
+    "when_shallow_fails": Entry(
+        "not in the paper: where LR cannot be meta-learned and LinNet can, and accuracy against the fast step's turn",
+        when_shallow_fails.traces,
+        when_shallow_fails.draw,
     ),
 }

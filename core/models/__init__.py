@@ -24,6 +24,7 @@ def make_model(
     filters: int | None = None,
     hidden: tuple[int, ...] | None = None,
     bias: bool | None = None,
+    init_scale: float | None = None,
     norm_mode: NormMode | None = None,
     downsample: Downsample | None = None,
 ) -> nn.Module:
@@ -39,16 +40,19 @@ def make_model(
         hidden: widths of the hidden layers ("linnet" only, required there).
         norm_mode, downsample: see `CNN` ("cnn" only; default "batch" and "stride").
         bias: whether linear layers have a bias ("lr" and "linnet" only; default False, as in the paper).
+        init_scale: what every initial weight and bias is multiplied by, at least 0 ("lr" and "linnet" only; default 1).
 
     Raises:
         UserError: for an unknown name, an option that the model does not have, or a missing one.
     """
     options = {
         "depth": depth, "filters": filters, "hidden": hidden, "bias": bias, "norm_mode": norm_mode,
-        "downsample": downsample,
+        "downsample": downsample, "init_scale": init_scale,
     }  # fmt: skip
     accepted = {
-        "lr": {"bias"}, "linnet": {"hidden", "bias"}, "cnn": {"depth", "filters", "norm_mode", "downsample"}
+        "lr": {"bias", "init_scale"},
+        "linnet": {"hidden", "bias", "init_scale"},
+        "cnn": {"depth", "filters", "norm_mode", "downsample"},
     }  # fmt: skip
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)
@@ -56,15 +60,27 @@ def make_model(
     if refused := sorted(given.keys() - accepted[name]):
         known = ", ".join(sorted(accepted[name]))
         raise UserError(f"model {name!r} has no option {', '.join(refused)}; it has {known}")
+    if init_scale is not None and not init_scale >= 0:
+        raise UserError(f"init_scale must be at least 0, got {init_scale}")
+    given.pop("init_scale", None)
     inputs = math.prod(tasks.example_shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial weights"))
         if name == "lr":
-            return LR(inputs, tasks.num_outputs, **given)
+            return _scaled(LR(inputs, tasks.num_outputs, **given), init_scale)
         if name == "linnet":
             if hidden is None:
                 raise UserError("model 'linnet' needs hidden, the widths of its hidden layers, such as (64, 64, 64)")
-            return LinNet(inputs, tasks.num_outputs, **given)
+            return _scaled(LinNet(inputs, tasks.num_outputs, **given), init_scale)
         if len(tasks.example_shape) != 3:
             raise UserError(f"model 'cnn' needs images (channels, height, width), not examples {tasks.example_shape}")
         return CNN(tasks.example_shape[0], tasks.num_outputs, **given)
+
+
+def _scaled(model: nn.Module, factor: float | None) -> nn.Module:
+    """`model` with all its parameters times `factor`; None for 1."""
+    if factor is not None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(factor)
+    return model

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from analysis.__main__ import main
-from analysis.registry import STUDIES
+from analysis.registry import STANDALONE, STUDIES, shallow
 from analysis.store import read_study
+from analysis.when_shallow_fails import QUICK
 from core import list_runs, meta_train
 from core.tasks import DATASETS
 from core.tasks.synthetic import SyntheticTasks
+from core.training import Interrupted
 
 
 def tables(results):
@@ -87,7 +89,7 @@ def test_studies_find_the_data_where_they_are_told(saved, monkeypatch, named):
     [
         (
             ["post"],
-            f"error: unknown study 'post'; known: {', '.join(sorted(['all', *STUDIES]))}",
+            f"error: unknown study 'post'; known: {', '.join(sorted(['all', *STUDIES, *STANDALONE]))}",
         ),
         (["all", "--num-tasks", "0"], "error: --num-tasks must be at least 1, got 0"),
         (["all", "--device", "abacus"], "error: there is no device 'abacus' here"),
@@ -147,9 +149,10 @@ def test_a_refusal_comes_before_the_first_table(saved, capsys):
     assert tables(saved) == before
 
 
-def test_stopping_is_no_traceback(saved, capsys, monkeypatch):
+@pytest.mark.parametrize("how", [KeyboardInterrupt, Interrupted])
+def test_stopping_is_no_traceback(saved, capsys, monkeypatch, how):
     def stop(*arguments, **options):
-        raise KeyboardInterrupt
+        raise how
 
     monkeypatch.setattr("analysis.__main__.carry_out", stop)
     assert main(["training_curves", "--results", str(saved), "--quiet"]) == 130
@@ -162,3 +165,22 @@ def test_help_states_units_and_defaults():
     ).stdout
     for text in ("post_adaptation", "default 100", "default 0", "default results", "test tasks"):
         assert text in out
+
+
+def test_a_study_without_a_run_needs_no_folder_of_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(STANDALONE, "when_shallow_fails", shallow(QUICK))
+    command = ["when_shallow_fails", "--results", str(tmp_path), "--num-tasks", "2", "--quiet"]
+    assert main(command) == 0
+    assert tables(tmp_path) == ["when_shallow_fails/synthetic-20-iterations-s0.parquet"]
+    (origin,) = read_study(tmp_path, "when_shallow_fails").attrs["provenance"].values()
+    assert origin["command"] == f"python -m analysis when_shallow_fails --results {tmp_path} --num-tasks 2 --quiet"
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "skipped when_shallow_fails/synthetic-20-iterations-s0: made before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--run", "--data-dir", "--device"])
+def test_a_study_without_a_run_refuses_what_is_of_runs(tmp_path, capsys, option):
+    assert main(["when_shallow_fails", "--results", str(tmp_path), option, "cpu"]) == 2
+    assert f"trains its own runs, on the CPU: leave out {option}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from analysis.errors import StudyError
-from analysis.registry import STUDIES, carry_out, run_digest, study_named, table_id, up_to_date
+from analysis.registry import STANDALONE, STUDIES, carry_out, run_digest, shallow, study_named, table_id, up_to_date
 from analysis.store import SCHEMAS, read_table
+from analysis.when_shallow_fails import QUICK
 from core import list_runs, load_run
 
 
@@ -14,8 +15,9 @@ def runs_in(results):
 
 
 def test_every_study_has_a_schema_and_a_line():
-    assert set(STUDIES) == set(SCHEMAS)
-    assert all(study.about for study in STUDIES.values())
+    assert {*STUDIES, *STANDALONE} == set(SCHEMAS)
+    assert not STUDIES.keys() & STANDALONE.keys()
+    assert all(study.about for study in (STUDIES | STANDALONE).values())
     with pytest.raises(StudyError, match="unknown study 'post'; known: adaptation_path, ceilings, depth_sweep"):
         study_named("post")
 
@@ -82,3 +84,33 @@ def test_a_run_that_does_not_suit_is_refused(saved):
     run = runs_in(saved)["lr", "maml"]
     with pytest.raises(StudyError, match="does not suit study 'linear_collapse'"):
         carry_out(saved, "linear_collapse", run)
+
+
+def test_a_study_without_a_run_is_stored_with_its_provenance(tmp_path, monkeypatch):
+    name = "when_shallow_fails"
+    monkeypatch.setitem(STANDALONE, name, shallow(QUICK))
+    assert not up_to_date(tmp_path, name, None, num_tasks=2, seed=1)
+    path = carry_out(tmp_path, name, None, num_tasks=2, seed=1, command="typed")
+    assert path == tmp_path / name / "synthetic-20-iterations-s1.parquet"
+    origin = read_table(path).attrs["provenance"]
+    assert (origin["study"], origin["command"], origin["device"]) == (name, "typed", "cpu")
+    assert origin["settings"]["num_tasks"] == 2
+    assert origin["settings"]["iterations"] == QUICK.iterations
+    assert origin["dataset_fingerprint"]
+    assert origin["wall_seconds"] > 0
+    assert up_to_date(tmp_path, name, None, num_tasks=2, seed=1)
+    with pytest.raises(StudyError, match="was made with num_tasks 2, not 3; --force replaces it"):
+        up_to_date(tmp_path, name, None, num_tasks=3, seed=1)
+    monkeypatch.setitem(STANDALONE, name, shallow(replace(QUICK, points=(30,))))
+    with pytest.raises(StudyError, match=r"was made with points \[10\], not \[30\]; --force replaces it"):
+        up_to_date(tmp_path, name, None, num_tasks=2, seed=1)
+
+
+def test_runs_and_studies_without_a_run_are_not_mixed_up(saved):
+    run = runs_in(saved)["lr", "maml"]
+    with pytest.raises(StudyError, match="study 'when_shallow_fails' trains its own runs: leave the run out"):
+        carry_out(saved, "when_shallow_fails", run)
+    with pytest.raises(StudyError, match="study 'ceilings' needs a run"):
+        carry_out(saved, "ceilings", None)
+    with pytest.raises(StudyError, match=r"unknown study 'shallow'; known: .*when_shallow_fails"):
+        carry_out(saved, "shallow", None)

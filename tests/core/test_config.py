@@ -16,6 +16,7 @@ def test_the_id_sees_every_choice(tiny_config):
     changes = [
         {}, {"steps": 3}, {"seed": 1}, {"adapt_lr": 0.5}, {"first_order": True}, {"lr_scope": "xi"}, {"points": 9},
         {"same_points": False}, {"adapt_xi": False}, {"method": "kfc", "rule_depth": 2}, {"eval_tasks": 4},
+        {"init_scale": 2},
     ]  # fmt: skip
     assert len({tiny_config(**change).id for change in changes}) == len(changes)
 
@@ -24,6 +25,7 @@ def test_zero_is_not_absent(tiny_config):
     assert tiny_config(iterations=0).iterations == 0
     assert '"bias":false' in tiny_config(bias=False).canonical_json()
     assert tiny_config(bias=False).model_options() == {"bias": False}
+    assert tiny_config(init_scale=0).model_options() == {"init_scale": 0.0}
 
 
 def test_equal_numbers_are_one_run(tiny_config):

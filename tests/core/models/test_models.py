@@ -42,12 +42,25 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert not torch.equal(make_model("lr", tasks, seed=4).fc.weight, first)
 
 
+@pytest.mark.parametrize(("name", "options"), [("lr", {}), ("lr", {"bias": True}), ("linnet", {"hidden": (4, 3)})])
+def test_init_scale_multiplies_every_initial_weight_and_nothing_else(name, options):
+    tasks = make_tasks("synthetic")
+    plain = dict(make_model(name, tasks, seed=3, **options).named_parameters())
+    scaled = make_model(name, tasks, seed=3, init_scale=0.25, **options)
+    for key, parameter in scaled.named_parameters():
+        assert parameter.requires_grad
+        assert torch.equal(parameter, 0.25 * plain[key])
+    assert all((p == 0).all() for p in make_model(name, tasks, seed=3, init_scale=0.0, **options).parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("lrr", {}, "unknown model 'lrr'; known: cnn, linnet, lr"),
         ("lr", {"depth": 2}, "model 'lr' has no option depth; it has bias"),
         ("linnet", {}, "model 'linnet' needs hidden"),
+        ("lr", {"init_scale": -1.0}, "init_scale must be at least 0, got -1.0"),
+        ("cnn", {"init_scale": 2.0}, "model 'cnn' has no option init_scale; it has depth"),
         ("cnn", {"depth": 5}, "a CNN has 1 to 4 convolutional layers, not 5"),
     ],
 )
