@@ -15,7 +15,7 @@ HALF = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2)
 PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cifar_fs_depth cifar_fs_optimizers \
 	mini_imagenet_optimizers
 
-.PHONY: help install reproduce train-linear train-cnn studies paper figures test bench lint clean
+.PHONY: help install reproduce train-linear train-cnn studies paper figures test test-browser bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,14 @@ lint: install
 # One thread a test process: two that wait for each other on two cores take nine times as long.
 test: lint  ## lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
+
+test-browser: install  ## the report in headless Chromium; where it is missing, root installs it with apt-get
+	@$(FIND_CHROMIUM) || [ "$$(id -u)" != 0 ] || \
+		{ apt-get -qq update && apt-get -qq install --no-install-recommends chromium; }
+	@$(FIND_CHROMIUM) || { echo "no Chromium: install one, or name it in CHROMIUM" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/figures/test_report_browser.py
 
 bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/python -m tests.benchmarks.bench_linear

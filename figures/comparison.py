@@ -23,7 +23,7 @@ LOST = "diverged or failed"
 UNMEASURED = "no number of ours"
 STATUSES = (WITHIN, ABOVE, BELOW, NO_INTERVAL, LOST, UNMEASURED, UNPUBLISHED)
 
-SAME = "nothing that the paper states of this setting differs; the tables give no reason"
+SAME = "data set and length of training are as the paper states them; the tables give no reason"
 SILENT = "the paper's text has no such number (its plots and its Table 1 were pictures, and are lost)"
 
 

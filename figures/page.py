@@ -110,6 +110,7 @@ def _summary(report: Report) -> list[Markup]:
             f"{dates[0]} to {dates[-1]}.",
         ),
         element("p", f"{len(compared)} comparisons with numbers of the paper: {told}."),
+        *([element("p", f"Chosen runs: {', '.join(report.choices)}.")] if report.choices else []),
     ]
 
 
@@ -166,7 +167,7 @@ def _grid(section: Section, item: Grid, anchors: Mapping[str, str]) -> Markup:
         cells = []
         for column in trace.columns:
             cell = column.cells[i]
-            small = [element("small", text) for text in (cell.interval, cell.lost) if text]
+            small = [*_small(cell.interval), *_small(cell.lost)]
             muted = "muted" if cell.value in (LOST, ABSENT, UNSTATED) else None
             cells.append(element("td", cell.value, *small, class_=muted))
         ruled = "ruled" if i in trace.ruled else None
@@ -209,7 +210,6 @@ _NUMBER_COLUMNS = (
     ("layers", "number", False),
     ("condition", "text", False),
     ("ours", "number", False),
-    ("std over runs", "number", False),
     ("interval", "number", False),
     ("runs", "number", False),
     ("test tasks", "number", False),
@@ -226,10 +226,10 @@ def _numbers(report: Report, anchors: Mapping[str, str]) -> list[Markup]:
     rows = [element("tr", *_number_cells(n, anchors, drawn)) for n in report.numbers]
     intro = (
         "Accuracies on test tasks after adaptation in percent, differences of two in percentage points. The interval "
-        "is over test tasks, within these runs: it speaks for new tasks, not for new runs, whose spread is its own "
-        "column. What differs between the settings is read from the runs’ configurations and from what the paper "
-        f"states; it need not be the cause. “{UNPUBLISHED.capitalize()}”: the paper’s plots and its Table 1 were "
-        "pictures, and are lost."
+        "is over test tasks, within these runs: it speaks for new tasks, not for new runs, whose standard deviation "
+        "stands below their mean. What differs between the settings is read from the runs’ configurations and from "
+        f"what the paper states; it need not be the cause. “{UNPUBLISHED.capitalize()}”: the paper’s plots and its "
+        "Table 1 were pictures, and are lost."
     )
     return [element("p", intro), *_sortable("compared", "Our numbers beside the paper’s", _NUMBER_COLUMNS, rows)]
 
@@ -244,8 +244,8 @@ def _number_cells(n: Number, anchors: Mapping[str, str], drawn: Iterable[str]) -
     paper: list[str] = []
     if n.paper is not None:
         value = _stated(n.paper.accuracy, n.unit) + ("" if n.paper.std is None else f" ± {n.paper.std:.2f}")
-        paper = [value, *(element("small", text) for text in (n.paper.source, n.paper.note) if text)]
-    status = STATUSES.index(n.status)
+        paper = [value, *_small(n.paper.source), *_small(n.paper.note)]
+    spread = "" if math.isnan(n.std) else f"± {n.std:.1f}"
     return [
         element("th", link, scope="row"),
         element("td", style.dataset_name(n.dataset)),
@@ -253,27 +253,27 @@ def _number_cells(n: Number, anchors: Mapping[str, str], drawn: Iterable[str]) -
         element("td", style.method_name(n.method)),
         _number(n.layers, "" if n.layers is None else str(n.layers)),
         element("td", n.condition),
-        _number(n.mean, _shown(n.mean, n.unit), *_small(n.lost)),
-        _number(n.std, _shown(n.std, "%")),
-        _number(n.low, interval, *_small(n.interval)),
+        _number(n.mean, _shown(n.mean, n.unit), *_small(spread), *_small(n.lost)),
+        _number(n.low, interval, *_small(n.interval), class_="number interval"),
         _number(n.num_runs, "" if n.num_runs is None else str(n.num_runs)),
         _number(n.num_tasks or None, f"{n.num_tasks:,}" if n.num_tasks else ""),
-        _number(None if n.paper is None else n.paper.accuracy, *paper),
+        _number(None if n.paper is None else n.paper.accuracy, *paper, class_="number paper"),
         _number(n.difference, "" if math.isnan(n.difference) else signed(n.difference)),
-        element("td", n.status, class_=f"status s{status}"),
+        element("td", n.status, class_=f"status s{STATUSES.index(n.status)}"),
         element("td", "; ".join(n.reasons), class_="long"),
         _number(len(n.tables) or None, *links),
     ]
 
 
-def _small(text: str) -> list[Markup]:
-    return [element("small", text)] if text else []
+def _small(text: str | None) -> list[Markup]:
+    """A line of small print within a cell, none without text; the space is for those who hear or search it."""
+    return [Markup(" "), element("small", text)] if text else []
 
 
-def _number(value: float | None, *shown: str) -> Markup:
+def _number(value: float | None, *shown: str, class_: str = "number") -> Markup:
     """A cell that sorts by a number, or as missing."""
     missing = value is None or math.isnan(value)
-    return element("td", *shown, class_="number", data_value="" if missing else repr(value))
+    return element("td", *shown, class_=class_, data_value="" if missing else repr(value))
 
 
 def _shown(value: float, unit: str) -> str:

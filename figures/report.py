@@ -96,11 +96,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows: entries of the registry, numbers beside the paper's, and every stored table."""
+    """All that the page shows: entries of the registry, numbers beside the paper's, and every stored table.
+
+    `choices` are the choices of runs that were made, in words.
+    """
 
     sections: tuple[Section, ...]
     numbers: tuple[Number, ...]
     sources: tuple[Source, ...]
+    choices: tuple[str, ...]
 
     @property
     def failures(self) -> dict[str, str]:
@@ -135,7 +139,7 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
         items = tuple(_item(name, stem, entry, trace) for stem, trace in traces.items())
         sections.append(Section(name, entry.shows, items))
         numbers += [number for trace in traces.values() for number in getattr(trace, "numbers", ())]
-    report = Report(tuple(sections), (), sources)
+    report = Report(tuple(sections), (), sources, tuple(str(choice) for choice in where))
     numbers += comparison.unmeasured(numbers, results, report.failures)
     # What can be compared stands first; else in the order of the registry.
     return replace(report, numbers=tuple(sorted(numbers, key=lambda n: (n.paper is None, math.isnan(n.mean)))))

@@ -68,7 +68,7 @@ def _numbers(trace: fig3.Trace) -> Iterator[Number]:
         stated, value = trace.published.get((gap.layers, "kfc")), trace.published_gap(gap.layers)
         paper = None
         if stated is not None and value is not None:
-            paper = replace(stated, source="Table A1, two of its numbers", accuracy=value, std=None)
+            paper = replace(stated, source="Table A1, two of its numbers", accuracy=round(value, 2), std=None)
         lost = [f"{e.name}: {e.lost_text}, and not averaged in" for e in (ours, deeper) if e.lost]
         told = comparison.setting_differences(trace.dataset, ours) if paper is not None else (comparison.SILENT,)
         yield Number(
