@@ -122,8 +122,7 @@ def _contents(sections: Sequence[Section]) -> Markup:
 
 
 def _section(section: Section, anchors: Mapping[str, str]) -> Markup:
-    shows = section.shows.split(", as Markdown")[0].split(", with the differences as Markdown")[0]
-    parts = [element("h3", section.title), element("p", f"{shows[0].upper()}{shows[1:]}.")]
+    parts = [element("h3", section.title), element("p", f"{section.shows[0].upper()}{section.shows[1:]}.")]
     if section.missing:
         kind = "Cannot be drawn" if section.failed else "Not measured"
         parts.append(element("p", f"{kind}: {section.missing}", class_="missing"))

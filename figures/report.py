@@ -5,6 +5,7 @@
 
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ class Section:
 
     Attributes:
         name: its name there.
-        shows: what it draws.
+        shows: what it draws, with other entries by their names on paper.
         items: what was drawn.
         missing: why nothing was, and what makes it; empty if something was.
         failed: whether that is a mistake, not a measurement that was never made.
@@ -134,10 +135,10 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
             traces = entry.traces(results, where)
         except StudyError as error:
             failed = not isinstance(error, MissingTable)
-            sections.append(Section(name, entry.shows, missing=str(error), failed=failed))
+            sections.append(Section(name, _shows(entry), missing=str(error), failed=failed))
             continue
         items = tuple(_item(name, stem, entry, trace) for stem, trace in traces.items())
-        sections.append(Section(name, entry.shows, items))
+        sections.append(Section(name, _shows(entry), items))
         numbers += [number for trace in traces.values() for number in getattr(trace, "numbers", ())]
     report = Report(tuple(sections), (), sources, tuple(str(choice) for choice in where))
     numbers += comparison.unmeasured(numbers, results, report.failures)
@@ -164,6 +165,14 @@ def title_of(name: str) -> str:
     if name.startswith("fig"):
         return f"Figure {name.removeprefix('fig').lstrip('_').replace('a', 'A.')}"
     return f"Table {name.removeprefix('table').lstrip('_').upper()}"
+
+
+def _shows(entry: Entry) -> str:
+    """What an entry draws, without what it writes besides: that is not on the page."""
+    shows = re.sub(r",( with the differences)? as Markdown.*", "", entry.shows)
+    for name in FIGURES:
+        shows = re.sub(rf"\b{name}\b", title_of(name), shows)
+    return shows
 
 
 def _item(name: str, stem: str, entry: Entry, trace: Any) -> Picture | Grid:

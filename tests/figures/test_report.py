@@ -112,6 +112,16 @@ def test_a_damaged_table_makes_no_report(filled):
         collect(filled.folder)
 
 
+def test_what_an_entry_shows_is_told_for_the_page(filled):
+    shows = {section.name: section.shows for section in collect(filled.folder).sections}
+    assert shows["table_a1"] == (
+        "the numbers of Figure 3 with the paper's, the parameters of networks and meta-optimizers, and how long they "
+        "were trained"
+    )
+    assert shows["fig2"].endswith("and noise on the last layer")
+    assert shows["fig_a3"].startswith("as Figure A.2, on")
+
+
 def test_names_on_paper():
     titles = {name: report.title_of(name) for name in FIGURES}
     assert titles == {

@@ -13,8 +13,8 @@ PROGRAM = chromium.find()
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="no Chromium here (`make test-browser` installs one where it may; CHROMIUM names another)"
 )
-# Column of "ours" among the heads, and what the page shows in it, row by row.
-OURS = 6
+# Columns among the heads, and what the page shows in one, row by row.
+OURS, DIFFERENCE = 6, 11
 COLUMN = """[...document.querySelectorAll("#compared tbody tr")].filter(row => !row.hidden)
     .map(row => row.cells[{column}].dataset.value ?? row.cells[{column}].textContent.trim())"""
 
@@ -39,6 +39,7 @@ def address(tmp_path_factory):
         results.compared("depth_sweep", "glyphs", 2, "kfc", seed, [0.5, 0.6, 0.7 + 0.1 * seed])
         results.curve("glyphs", "lr", "kfc", seed, {0: 0.2, 10: 0.3 + 0.1 * seed, 600: 0.7})
     results.measured("glyphs", "lr", "klin", 0, [0, 0, 0], status="diverged")
+    results.ceilings({("mean classifier", "same"): [0.9, 0.94]})
     (folder / "report.html").write_text(page(collect(results.folder)), encoding="utf-8")
     return (folder / "report.html").as_uri()
 
@@ -93,18 +94,19 @@ def test_its_policy_stops_a_script_and_a_request_that_are_not_its_own(opened):
     assert len([text for text in refused if "Content Security Policy" in text]) == 2
 
 
-def test_a_head_sorts_by_number_both_ways_with_missing_values_last(opened):
-    before = column(opened)
+@pytest.mark.parametrize("at", [OURS, DIFFERENCE])
+def test_a_head_sorts_by_number_both_ways_with_missing_values_last(opened, at):
+    before = column(opened, at)
     assert "" in before
     numbers = sorted(float(value) for value in before if value)
     assert [str(n) for n in numbers] != sorted(str(n) for n in numbers)  # as text they would stand otherwise
     num_missing = before.count("")
     for direction, expected in (("ascending", numbers), ("descending", numbers[::-1]), ("ascending", numbers)):
-        opened.evaluate(f"{head()}.querySelector('button').click()")
-        found = column(opened)
+        opened.evaluate(f"{head(at)}.querySelector('button').click()")
+        found = column(opened, at)
         assert [float(value) for value in found[:-num_missing]] == expected
         assert found[-num_missing:] == [""] * num_missing
-        assert opened.evaluate(f"{head()}.getAttribute('aria-sort')") == direction
+        assert opened.evaluate(f"{head(at)}.getAttribute('aria-sort')") == direction
     assert opened.evaluate("document.querySelectorAll('[aria-sort]').length") == 1
     opened.evaluate(f"{head(0)}.querySelector('button').click()")
     assert column(opened, 0) == sorted(column(opened, 0))
@@ -157,8 +159,13 @@ def test_filters_hide_rows_and_say_how_many_remain(opened):
 
 
 def test_the_choices_are_the_values_of_the_column(opened):
-    options = opened.evaluate("[...document.querySelector(\"select[data-column='12']\").options].map(one => one.value)")
-    assert options == ["", *sorted(set(column(opened, 12)))]
+    options = (
+        "[...document.querySelector('form[data-table={table}] select[data-column=\"{at}\"]').options]"
+        ".map(one => one.value)"
+    )
+    assert opened.evaluate(options.format(table="compared", at=12)) == ["", *sorted(set(column(opened, 12)))]
+    # A ceiling has no data set of a run's: that is no choice beside "all".
+    assert opened.evaluate(options.format(table="sources", at=2)) == ["", "Glyphs", "Synthetic"]
 
 
 def test_a_link_shows_the_row_that_a_filter_hides(opened):
