@@ -95,6 +95,14 @@ class Browser:
             raise RuntimeError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
 
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression is true on the page."""
+        end = time.monotonic() + PATIENCE
+        while not self.evaluate(expression):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not true within {PATIENCE:g} seconds: {expression}")
+            time.sleep(0.05)
+
     def press(self, key: str) -> None:
         """Press a key that has a name, such as Tab or Enter."""
         code = {"Tab": 9, "Enter": 13, " ": 32}[key]

@@ -86,9 +86,9 @@ def test_its_policy_stops_a_script_and_a_request_that_are_not_its_own(opened):
     opened.evaluate(
         "(() => { const one = document.createElement('script'); one.textContent = 'window.strange = 1';"
         "document.body.append(one); const two = new Image(); two.src = 'http://127.0.0.1:9/x.png';"
-        "document.body.append(two); })()"
+        "two.onerror = () => { two.id = 'refused'; }; document.body.append(two); })()"
     )
-    opened.evaluate("new Promise(done => setTimeout(done, 100))")
+    opened.wait_for("document.getElementById('refused') !== null")
     assert opened.evaluate("typeof window.strange") == "undefined"
     refused = [e["params"]["entry"]["text"] for e in opened.events if e["method"] == "Log.entryAdded"]
     assert len([text for text in refused if "Content Security Policy" in text]) == 2
@@ -175,8 +175,7 @@ def test_a_link_shows_the_row_that_a_filter_hides(opened):
     )
     assert opened.evaluate("document.getElementById('t0').hidden")
     opened.evaluate("document.querySelector('a[href=\"#t0\"]').click()")
-    opened.evaluate("new Promise(done => setTimeout(done, 100))")
-    assert not opened.evaluate("document.getElementById('t0').hidden")
+    opened.wait_for("!document.getElementById('t0').hidden")
     top = opened.evaluate("document.getElementById('t0').getBoundingClientRect().top")
     assert 0 <= top < 900
 
