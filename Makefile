@@ -16,6 +16,7 @@ PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cif
 	mini_imagenet_optimizers
 
 .PHONY: help install reproduce train-linear train-cnn studies paper figures test notebooks bench lint clean
+.PHONY: help install reproduce train-linear train-cnn studies paper figures test test-browser bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -64,6 +65,13 @@ test: lint  ## lint, check types, run the tests
 
 notebooks: install  ## execute the notebooks at their own size, and keep what they show
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.notebooks.executing
+FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
+
+test-browser: install  ## the report in headless Chromium; where it is missing, root installs it with apt-get
+	@$(FIND_CHROMIUM) || [ "$$(id -u)" != 0 ] || \
+		{ apt-get -qq update && apt-get -qq install --no-install-recommends chromium; }
+	@$(FIND_CHROMIUM) || { echo "no Chromium: install one, or name it in CHROMIUM" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/figures/test_report_browser.py
 
 bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/python -m tests.benchmarks.bench_linear

@@ -387,7 +387,8 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
     """All tables of `study` below one another, in order of their names.
 
     Returns:
-        One frame; `.attrs["provenance"]` maps each table's id (for most studies the run) to its provenance.
+        One frame; `.attrs["provenance"]` maps each table's id (for most studies the run) to its provenance, and
+        `.attrs["num_rows"]` to how many rows of the frame are the table's, in their order.
 
     Raises:
         StudyError: for an unknown study, if there is no table, or if one is damaged.
@@ -408,6 +409,7 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
     # Joined before they become pandas columns, which costs the same for one table and for all.
     whole = _to_frame(pa.concat_tables(tables), study)
     whole.attrs["provenance"] = provenance
+    whole.attrs["num_rows"] = {path.stem: table.num_rows for path, table in zip(paths, tables, strict=True)}
     return whole
 
 

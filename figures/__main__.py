@@ -1,4 +1,4 @@
-"""Draw figures and tables from stored results: `python -m figures <name>|all`."""
+"""Draw figures and tables from stored results: `python -m figures <name>|all`, or `report` for one page of them."""
 
 import argparse
 import sys
@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 from analysis.files import write_atomically
 from figures import style
 from figures.data import Where
-from figures.errors import MissingTable, StudyError, unknown_name
+from figures.errors import FigureError, MissingTable, StudyError, unknown_name
+from figures.page import page
 from figures.registry import FIGURES
+from figures.report import collect
 
 FORMATS = ("png", "pdf", "svg")
 # Without dates and version numbers equal figures are equal files.
@@ -33,14 +35,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw the figures and tables of the paper from stored results. Accuracies are in percent.",
-        epilog=f"figures:\n{listing}\n  all      every one of these for which there are results; says what is missing",
+        epilog=f"figures:\n{listing}\n  all      every one of these for which there are results; says what is missing\n"
+        "  report   one HTML page of them all, the paper's numbers beside ours, and where each is from (not in `all`)",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help=f"{', '.join(FIGURES)}, or all")
+    parser.add_argument("name", help=f"{', '.join(FIGURES)}, all, or report")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where tables are (default results)")
-    parser.add_argument("--out", type=Path, help="where files are written (default: figures, in the results)")
     parser.add_argument(
-        "--format", nargs="+", default=["png"], metavar="FORMAT", help=f"any of {', '.join(FORMATS)} (default png)"
+        "--out", type=Path,
+        help="folder that files are written to (default: figures, in the results), or the report's file (report.html)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", nargs="+", metavar="FORMAT", help=f"any of {', '.join(FORMATS)} (default png); not of the report"
     )
     parser.add_argument(
         "--where", nargs="+", action="extend", default=[], metavar="[DATASET:]KEY=VALUE",
@@ -53,12 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 2 for a mistake in the input, or if there is nothing to draw."""
     options = _parser().parse_args(arguments)
     try:
-        if options.name != "all" and options.name not in FIGURES:
-            raise unknown_name("figure", options.name, [*FIGURES, "all"])
-        for ending in options.format:
+        if options.name not in (*FIGURES, "all", "report"):
+            raise unknown_name("figure", options.name, [*FIGURES, "all", "report"])
+        if options.name == "report" and options.format:
+            raise FigureError("the report is one HTML page and has no other format; leave out --format")
+        formats = tuple(dict.fromkeys(options.format or ["png"]))
+        for ending in formats:
             if ending not in FORMATS:
                 raise unknown_name("format", ending, FORMATS)
         where = [Where.parse(text) for text in options.where]
+        if options.name == "report":
+            return write_report(options.results, options.out or options.results / "report.html", where)
     except StudyError as error:
         return _refuse(error)
     out = options.out or options.results / "figures"
@@ -66,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     num_written, failed = 0, False
     for name in names:
         try:
-            for path in make(name, options.results, out, tuple(dict.fromkeys(options.format)), where):
+            for path in make(name, options.results, out, formats, where):
                 print(path)
                 num_written += 1
         except MissingTable as error:
@@ -99,6 +110,24 @@ def make(name: str, results: Path, out: Path, formats: Sequence[str], where: Seq
         for ending, text in (entry.texts(trace) if entry.texts else {}).items():
             written.append(_write(out / f"{stem}.{ending}", text))
     return written
+
+
+def write_report(results: Path, out: Path, where: Sequence[Where] = ()) -> int:
+    """Write the report, whole or not at all, and say what is missing from it.
+
+    Returns:
+        The exit code: 2 if an entry of the registry cannot be drawn, which the page says, too.
+
+    Raises:
+        StudyError: if there is no table, for a damaged one, or if the file cannot be written.
+    """
+    report = collect(results, where)
+    for section in report.sections:
+        if section.missing:
+            told = "cannot be drawn" if section.failed else "is missing"
+            print(f"{section.name} {told}: {section.missing}", file=sys.stderr)
+    print(_write(out, page(report)))
+    return 2 if report.failures else 0
 
 
 def _write(path: Path, content: Figure | str) -> Path:

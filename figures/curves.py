@@ -37,6 +37,7 @@ class Line:
         lost: (run, what happened) of each run that is left out.
         configs: configuration of every run, lost ones included.
         published: what the paper says of the end, None if nothing.
+        tables: the tables of all these runs, study/id.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Line:
     lost: tuple[tuple[str, str], ...]
     configs: tuple[Mapping[str, Any], ...]
     published: float | None
+    tables: tuple[str, ...]
 
     @property
     def band(self) -> str:
@@ -86,7 +88,7 @@ def line(group: Runs, published: float | None = None, *, split: str = "test") ->
     points = pd.DataFrame(rows, columns=["iteration", "mean", "low", "high"])
     num_tasks = int(good["num_tasks"].min()) if len(good) else 0
     one = configs[0]
-    return Line(one["model"], one["method"], points, num_seeds, num_tasks, lost, configs, published)
+    return Line(one["model"], one["method"], points, num_seeds, num_tasks, lost, configs, published, group.tables)
 
 
 def describe_band(lines: Iterable[Line]) -> str:

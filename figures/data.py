@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from analysis.statistics import KINDS, Interval, interval, seed_spread, task_interval
@@ -94,16 +95,22 @@ class Where:
 
 @dataclass(frozen=True)
 class Runs:
-    """The rows of a study, and the configuration of each run in them."""
+    """The rows of a study, and the configuration of each run in them; each run has a table of its own."""
 
     frame: pd.DataFrame
     configs: Mapping[str, Mapping[str, Any]]
+    study: str
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that the rows are from: study/id."""
+        return tuple(f"{self.study}/{run}" for run in self.configs)
 
     def where(self, keep: Iterable[str]) -> "Runs":
         """Only these runs."""
         kept = set(keep)
         frame = self.frame[self.frame["run"].isin(kept)]
-        return Runs(frame, {run: config for run, config in self.configs.items() if run in kept})
+        return Runs(frame, {run: config for run, config in self.configs.items() if run in kept}, self.study)
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ class Estimate:
         lost: (run, what happened) of each run that is not averaged.
         configs: configuration of every run, lost ones included.
         level: confidence level of the interval, 0.95 for 95 %; NaN if there is none.
+        tables: the tables of all these runs, study/id.
     """
 
     model: str
@@ -135,6 +143,7 @@ class Estimate:
     lost: tuple[tuple[str, str], ...]
     configs: tuple[Mapping[str, Any], ...]
     level: float = math.nan
+    tables: tuple[str, ...] = ()
 
     @property
     def layers(self) -> int | None:
@@ -154,7 +163,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Accuracy of a classifier that is no run, in percent, with its interval over test tasks."""
+    """Accuracy of a classifier that is no run, in percent, with its interval over test tasks; `tables` are study/id."""
 
     name: str
     evaluated_on: str
@@ -163,6 +172,7 @@ class Ceiling:
     high: float
     interval: str
     num_tasks: int
+    tables: tuple[str, ...]
 
 
 def check_columns(frame: pd.DataFrame, needed: Sequence[str], table: str) -> None:
@@ -204,7 +214,7 @@ def read_runs(
         stated = {key: value for key, value in config.items() if value is not None}
         configs[run] = {**config, **CNN_DEFAULTS, **stated} if config["model"] == "cnn" else config
     frame.attrs.clear()  # pandas copies them, deeply, with every selection
-    return choose(Runs(frame, configs), where)
+    return choose(Runs(frame, configs, study), where)
 
 
 def choose(runs: Runs, where: Sequence[Where]) -> Runs:
@@ -230,7 +240,7 @@ def choose(runs: Runs, where: Sequence[Where]) -> Runs:
 
 
 def read_ceilings(results: str | Path) -> pd.DataFrame | None:
-    """The table `ceilings`, None if it was not made.
+    """The table `ceilings`, None if it was not made; as `read_named` reads it.
 
     Raises:
         FigureError: for a missing column.
@@ -240,9 +250,19 @@ def read_ceilings(results: str | Path) -> pd.DataFrame | None:
         _must_exist(results, "ceilings")
     except MissingTable:
         return None
-    frame = read_study(results, "ceilings")
+    return read_named(results, "ceilings")
+
+
+def read_named(results: str | Path, study: str) -> pd.DataFrame:
+    """The tables of a study that is of no run, with one more column, `table`: study/id, where a row is from.
+
+    Raises:
+        StudyError: if there is no table, or for a damaged one.
+    """
+    frame = read_study(results, study)
+    num_rows = frame.attrs["num_rows"]
     frame.attrs.clear()
-    return frame
+    return frame.assign(table=np.repeat([f"{study}/{id}" for id in num_rows], list(num_rows.values())))
 
 
 def ceiling_estimates(frame: pd.DataFrame | None, *, points: int, evaluated_on: str) -> tuple[Ceiling, ...]:
@@ -266,7 +286,8 @@ def ceiling_estimates(frame: pd.DataFrame | None, *, points: int, evaluated_on: 
         rows = frame[fits & frame["ceiling"].eq(name)].drop_duplicates(["task_seed", "task"])
         if len(rows):
             over = interval(100 * rows["accuracy"], over="tasks")
-            found.append(Ceiling(name, evaluated_on, over.mean, over.low, over.high, interval_name(over), len(rows)))
+            ends, tables = (over.low, over.high, interval_name(over)), tuple(rows["table"].unique())
+            found.append(Ceiling(name, evaluated_on, over.mean, *ends, len(rows), tables))
     return tuple(found)
 
 
@@ -360,14 +381,15 @@ def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
     lost, percent = lost_runs(frame, ["task_seed", "task"]), final_accuracies(frame)
     model, method = configs[0]["model"], configs[0]["method"]
     num_tasks = len(percent[["task_seed", "task"]].drop_duplicates())
+    tables = tuple(f"{group.study}/{run}" for run in frame["run"].unique())
     if not len(percent):
-        nothing = math.nan
-        return Estimate(model, method, nothing, nothing, nothing, nothing, "", (), num_tasks, lost, configs)
+        nothing = (math.nan,) * 4
+        return Estimate(model, method, *nothing, "", (), num_tasks, lost, configs, tables=tables)
     spread, over = seed_spread(percent), task_interval(percent)
     means = percent.groupby("seed")["accuracy"].mean()
     seeds = tuple((int(seed), float(mean)) for seed, mean in means.items())  # type: ignore[call-overload]  # int keys
     ends = (over.low, over.high, interval_name(over))
-    return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs, over.level)
+    return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs, over.level, tables)
 
 
 def final_accuracies(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.statistics import Interval, paired_task_interval, task_interval
-from figures import data, style
+from figures import comparison, data, style
+from figures.comparison import Number
 from figures.data import Runs, Where
 from figures.errors import MissingTable
 
@@ -36,6 +37,7 @@ class Mark:
         over: mean over runs and tasks, and its interval over tasks.
         seeds: mean accuracy of each run.
         against: difference to adapting all layers (or, of noise, to none), and its paired interval over tasks.
+        tables: where it is from, study/id.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Mark:
     over: Interval
     seeds: tuple[float, ...]
     against: Interval
+    tables: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,40 @@ class Trace:
     noise: tuple[Mark, ...]
     noisy_layer: str
     caption: tuple[str, ...]
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        """What is drawn, not rounded: the accuracies, and their differences to adapting all layers or to no noise."""
+        found = []
+        roles = [(mark, "all layers adapt") for mark in (*self.frozen, *self.alone)]
+        if self.all_adapt is not None:
+            found.append(self._number(self.all_adapt, "all layers adapt"))
+        for mark, reference in (*roles, *((mark, "no noise") for mark in self.noise)):
+            found.append(self._number(mark, mark.name))
+            if mark.std or mark in (*self.frozen, *self.alone):
+                found.append(self._number(mark, f"{mark.name}, less {reference}", difference=True))
+        return tuple(found)
+
+    def _number(self, mark: Mark, condition: str, *, difference: bool = False) -> Number:
+        over = mark.against if difference else mark.over
+        return Number(
+            "fig2",
+            self.dataset,
+            "cnn",
+            "maml",
+            4,
+            None,
+            (comparison.SILENT,),
+            condition=condition,
+            unit="points" if difference else "%",
+            mean=over.mean,
+            low=over.low,
+            high=over.high,
+            interval=data.interval_name(over),
+            num_runs=len(mark.seeds),
+            num_tasks=over.n,
+            tables=mark.tables,
+        )
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -157,6 +194,7 @@ def _marks(runs: Runs | None, is_reference: Callable[[pd.DataFrame], "pd.Series[
                 over=task_interval(mine),
                 seeds=tuple(mine.groupby("seed")["accuracy"].mean()),
                 against=paired_task_interval(mine, reference),
+                tables=runs.tables,
             )
         )
     return marks

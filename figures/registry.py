@@ -85,7 +85,7 @@ FIGURES: dict[str, Entry] = {
         fig_a2.traces,
         fig_a2.draw,
     ),
-    "fig_a3": Entry("the same on mini-ImageNet, 10-way 1-shot", fig_a3.traces, fig_a3.draw),
+    "fig_a3": Entry("as fig_a2, on mini-ImageNet, 10-way 1-shot", fig_a3.traces, fig_a3.draw),
     "table_a1": Entry(
         "the numbers of fig3 with the paper's, the parameters of networks and meta-optimizers, and how long they were "
         "trained, as Markdown, LaTeX and picture",

@@ -99,6 +99,17 @@ def name_of(model: str, method: str, layers: int | None = None) -> str:
     return name if layers is None else name.replace(_MODELS[model], f"{_MODELS[model]}-{layers}", 1)
 
 
+def model_name(model: str) -> str:
+    """The model's name on paper, without its method."""
+    return _MODELS.get(model, model)
+
+
+def method_name(method: str) -> str:
+    """The method's name on paper, without its model; what is no method keeps its words."""
+    look = _METHODS.get(method)
+    return method.replace("_", " ") if look is None else look.name or "MAML"
+
+
 def dataset_name(dataset: str) -> str:
     """The data set's name on paper."""
     return DATASETS.get(dataset, dataset)

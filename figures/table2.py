@@ -1,6 +1,6 @@
 """Table 2: the meta-optimizers on a CNN of 2 layers, below what the same network reaches when trained on each task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.statistics import interval
-from analysis.store import read_study
-from figures import data, style
+from figures import comparison, data, style
+from figures.comparison import Number
 from figures.data import Estimate, Where
 from figures.errors import FigureError, MissingTable
 from figures.paper import CNN_LENGTHS, CNN_SETTINGS, cnn_accuracy
@@ -51,6 +51,7 @@ class Bound:
         steps: fewest, median and most steps of these, None if there are none.
         stopped: steps after which the others were stopped, None if there are none.
         training_shots: images of each class that it learned from, in words.
+        tables: where it is from, study/id.
     """
 
     mean: float
@@ -63,6 +64,12 @@ class Bound:
     steps: tuple[float, float, float] | None
     stopped: int | None
     training_shots: str
+    tables: tuple[str, ...]
+
+    @property
+    def lost_text(self) -> str:
+        """Such as "1 of 4 tasks diverged"; empty if none did."""
+        return f"{self.num_lost} of {self.num_tasks + self.num_lost} tasks diverged" if self.num_lost else ""
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -103,8 +110,7 @@ def read_bounds(results: str | Path) -> pd.DataFrame | None:
     """
     if not any(not path.name.startswith(".") for path in (Path(results) / BOUND).glob("*.parquet")):
         return None
-    frame = read_study(results, BOUND)
-    frame.attrs.clear()
+    frame = data.read_named(results, BOUND)
     data.check_columns(frame, BOUND_NEEDED, BOUND)
     return frame
 
@@ -134,10 +140,10 @@ def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str) -> Bound | N
             "keep the one that belongs to the runs"
         )
     good = rows[rows["status"].eq("ok")]
-    learned_from = data.in_words(rows["training_shots"].unique())
+    learned_from, tables = data.in_words(rows["training_shots"].unique()), tuple(rows["table"].unique())
     if not len(good):
         nothing = float("nan")
-        return Bound(nothing, nothing, nothing, "", 0, len(rows), 0, None, None, learned_from)
+        return Bound(nothing, nothing, nothing, "", 0, len(rows), 0, None, None, learned_from, tables)
     over = interval(100 * good["accuracy"], over="tasks")
     ended, cut = good[good["converged"]]["training_steps"], good[~good["converged"]]["training_steps"]
     return Bound(
@@ -151,6 +157,7 @@ def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str) -> Bound | N
         (float(ended.min()), float(ended.median()), float(ended.max())) if len(ended) else None,
         int(cut.max()) if len(cut) else None,
         learned_from,
+        tables,
     )
 
 
@@ -177,14 +184,27 @@ def table(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, B
         notes=_notes(measured, bounds),
         label="tab:optimizers",
         first=0.27,
+        numbers=tuple(_numbers(measured, bounds)),
     )
+
+
+def _numbers(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, Bound | None]) -> Iterator[Number]:
+    for dataset, estimates in measured.items():
+        if (found := bounds[dataset]) is not None:
+            differs = [f"trained on {found.training_shots} images a class (the paper does not say on how many)"]
+            if found.stopped is not None:
+                differs.append(f"{found.num_tasks - found.num_converged} of {found.num_tasks} tasks not converged")
+            yield comparison.of_no_run(
+                "table2", dataset, BOUND, found, model="cnn", layers=LAYERS, lost=found.lost_text, differs=differs
+            )
+        for e in estimates.values():
+            yield comparison.of_estimate("table2", dataset, e)
 
 
 def _bound_cell(found: Bound | None) -> Cell:
     if found is None:
         return Cell(ABSENT)
-    lost = f"{found.num_lost} of {found.num_tasks + found.num_lost} tasks diverged" if found.num_lost else ""
-    return Cell(f"{found.mean:.1f}" if found.num_tasks else "", bracketed(found.low, found.high), lost)
+    return Cell(f"{found.mean:.1f}" if found.num_tasks else "", bracketed(found.low, found.high), found.lost_text)
 
 
 def _length_cells(estimates: Mapping[str, Estimate]) -> list[Cell]:

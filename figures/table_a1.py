@@ -1,9 +1,11 @@
 """Table A1: accuracy against depth under MAML and with KFC, the numbers of Figure 3, with what each network costs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from figures import data, fig3, style
+from figures import comparison, data, fig3, style
+from figures.comparison import Number
 from figures.data import Where
 from figures.fig3 import MODELS, Gap, Point
 from figures.paper import CNN_PARAMETERS
@@ -53,22 +55,70 @@ def table(trace: fig3.Trace) -> Trace:
         notes=(*notes, *trace.about),
         label=f"tab:depth-{trace.dataset}",
         first=0.25,
+        numbers=tuple(_numbers(trace)),
     )
 
 
+def _numbers(trace: fig3.Trace) -> Iterator[Number]:
+    points = {(p.layers, p.method): p for p in trace.points}
+    for p in trace.points:
+        yield comparison.of_estimate("table_a1", trace.dataset, p.estimate, differs=_other_sizes(trace, p))
+    for gap in trace.gaps:
+        ours, deeper = points[gap.layers, "kfc"].estimate, points[gap.layers + 1, "maml"].estimate
+        stated, value = trace.published.get((gap.layers, "kfc")), trace.published_gap(gap.layers)
+        paper = None
+        if stated is not None and value is not None:
+            paper = replace(stated, source="Table A1, two of its numbers", accuracy=round(value, 2), std=None)
+        lost = [f"{e.name}: {e.lost_text}, and not averaged in" for e in (ours, deeper) if e.lost]
+        told = comparison.setting_differences(trace.dataset, ours) if paper is not None else (comparison.SILENT,)
+        yield Number(
+            "table_a1",
+            trace.dataset,
+            "cnn",
+            "kfc",
+            gap.layers,
+            paper,
+            (*told, *lost) or (comparison.SAME,),
+            condition=f"less {deeper.name}",
+            unit="points",
+            mean=gap.mean,
+            low=gap.low,
+            high=gap.high,
+            interval=gap.interval,
+            num_runs=len(gap.seeds),
+            num_tasks=gap.num_tasks,
+            tables=(*ours.tables, *deeper.tables),
+        )
+
+
+def _stated(trace: fig3.Trace, p: Point) -> tuple[int | None, int | None]:
+    """Parameters of a network and of its meta-optimizer, as the paper states them."""
+    model, rule = CNN_PARAMETERS.get((data.paper_dataset(trace.dataset), p.layers), (None, None))
+    return model, rule if p.method == "kfc" else None
+
+
+def _other_sizes(trace: fig3.Trace, p: Point) -> list[str]:
+    """Where a network or its meta-optimizer has not as many parameters as the paper states."""
+    ours = {"of the network": p.model_parameters, "of the meta-optimizer": p.rule_parameters}
+    return [
+        f"{count:,} parameters {what} in place of {paper:,}"
+        for (what, count), paper in zip(ours.items(), _stated(trace, p), strict=True)
+        if paper not in (None, count)
+    ]
+
+
 def _row(trace: fig3.Trace, pair: tuple[int, str], points: dict[tuple[int, str], Point]) -> tuple[Cell, ...]:
-    layers, method = pair
     published = published_cell(trace.published.get(pair))
     if pair not in points:
         return (Cell(ABSENT), published, *[Cell("")] * 5)
     found = points[pair]
-    stated = CNN_PARAMETERS.get((data.paper_dataset(trace.dataset), layers), (None, None))
+    stated = _stated(trace, found)
     config = found.estimate.configs[0]
     return (
         estimate_cell(found.estimate),
         published,
         _count(found.model_parameters, stated[0]),
-        _count(found.rule_parameters, stated[1] if method == "kfc" else None),
+        _count(found.rule_parameters, stated[1]),
         Cell(str(len(found.estimate.seeds))),
         Cell(f"{found.estimate.num_tasks:,}"),
         Cell(f"{config['iterations']:,} × {config['tasks_per_iteration']}"),

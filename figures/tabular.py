@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style
+from figures.comparison import Number
 from figures.data import Estimate
 from figures.paper import Published
 
@@ -68,6 +69,7 @@ class Trace:
         notes: the paragraphs below.
         label: what LaTeX calls it.
         first: width of the names' column, of a column of text.
+        numbers: what stands in it, not rounded, beside the paper's.
     """
 
     rows: tuple[str, ...]
@@ -76,6 +78,7 @@ class Trace:
     notes: tuple[str, ...]
     label: str
     first: float = 0.165
+    numbers: tuple[Number, ...] = ()
 
 
 def estimate_cell(found: Estimate | None) -> Cell:

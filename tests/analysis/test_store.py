@@ -285,3 +285,10 @@ def test_the_store_and_the_statistics_load_no_torch():
     code = "import analysis.store, analysis.statistics, sys; analysis.read_study; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_a_study_says_how_many_rows_are_of_each_table(tmp_path):
+    frame = ceilings_frame()
+    write_table(tmp_path, "ceilings", "b", frame, provenance())
+    write_table(tmp_path, "ceilings", "a", pd.concat([frame, frame]), provenance())
+    assert list(read_study(tmp_path, "ceilings").attrs["num_rows"].items()) == [("a", 4), ("b", 2)]

@@ -49,6 +49,43 @@ def test_the_same_tables_give_the_same_files(filled, tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_the_report_is_one_file_without_torch(filled, tmp_path):
+    code = (
+        "import sys; from figures.__main__ import main; code = main(sys.argv[1:]);"
+        "print('TORCH' if {'torch', 'core'} & set(sys.modules) else 'LIGHT'); sys.exit(code)"
+    )
+    out = tmp_path / "new" / "page.html"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, "report", "--results", filled.folder, "--out", out],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}\nLIGHT\n"
+    assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+    assert "fig_a3 is missing: no CNN of 2 or 4 layers" in done.stderr
+    assert main(["report", "--results", str(filled.folder)]) == 0
+    assert (filled.folder / "report.html").read_bytes() == out.read_bytes()
+
+
+def test_a_report_of_runs_that_do_not_belong_together_says_so_with_exit_code_2(filled, capsys):
+    filled.curve("glyphs", "lr", "kfc", 5, {0: 0.2, 60: 0.7}, iterations=60)
+    assert main(["report", "--results", str(filled.folder)]) == 2
+    assert "fig_a1 cannot be drawn: runs of LR w/ KFC on glyphs differ in iterations" in capsys.readouterr().err
+    assert "Cannot be drawn: runs of LR w/ KFC" in (filled.folder / "report.html").read_text(encoding="utf-8")
+    assert main(["report", "--results", str(filled.folder), "--where", "glyphs:iterations=600"]) == 0
+    assert "Chosen runs: glyphs:iterations=600." in (filled.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_damaged_table_leaves_the_older_report(filled, capsys):
+    assert main(["report", "--results", str(filled.folder)]) == 0
+    before = (filled.folder / "report.html").read_bytes()
+    table = next((filled.folder / "ceilings").iterdir())
+    table.write_bytes(table.read_bytes()[:100])
+    assert main(["report", "--results", str(filled.folder)]) == 2
+    assert "truncated" in capsys.readouterr().err
+    assert (filled.folder / "report.html").read_bytes() == before
+
+
 def test_one_figure_writes_its_own_files_only(filled, tmp_path, capsys):
     assert main(["table1", "--results", str(filled.folder), "--out", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table1.png", "table1.md", "table1.tex"}
@@ -58,11 +95,14 @@ def test_one_figure_writes_its_own_files_only(filled, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["fig9"], "unknown figure 'fig9'; known: all, fig1, fig2, "),
+        (["fig9"], "unknown figure 'fig9'; known: all, fig1, fig2, .*report"),
         (["fig1", "--format", "bmp"], "unknown format 'bmp'; known: pdf, png, svg"),
         (["fig1", "--where", "iterations"], r"\[DATASET:\]KEY=VALUE"),
         (["fig1"], "python -m analysis post_adaptation"),
         (["all"], "fig_a1 is missing: no table in"),
+        (["report"], "no table in .*python -m analysis all --results"),
+        (["report", "--format", "png"], "the report is one HTML page"),
+        (["report", "--where", "iterations"], r"\[DATASET:\]KEY=VALUE"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence_with_exit_code_2(results, capsys, arguments, told):

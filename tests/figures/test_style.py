@@ -68,3 +68,8 @@ def test_captions_are_broken_to_fit_and_lie_below_the_panels(num_panels):
         assert box.y0 >= 0
         assert box.y1 <= min(ax.get_tightbbox().y0 for ax in axes)
     assert " ".join(text.get_text().split()) == f"{long.strip()} short_with $ signs $"
+
+
+def test_models_and_methods_have_names_of_their_own():
+    assert [style.method_name(m) for m in ("maml", "meta_sgd", "upper_bound")] == ["MAML", "Meta-SGD", "upper bound"]
+    assert [style.model_name(m) for m in ("linnet", "cnn", "")] == ["LinNet", "CNN", ""]
