@@ -118,7 +118,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Trace:
-    """The runs of one data set, model and method."""
+    """The runs of one data set, model and method; `tables` says where they are from, study/id."""
 
     title: str
     strips: tuple[Strip, ...]
@@ -126,6 +126,7 @@ class Trace:
     aligned: tuple[Aligned, ...]
     compared: tuple[Compared, ...]
     caption: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -169,6 +170,7 @@ def _trace(runs: Runs) -> Trace:
         aligned=aligned,
         compared=compared,
         caption=(*_caption(runs, strips, aligned, compared, drawn), *data.describe_lost([*lost, *lost_in_one])),
+        tables=runs.tables,
     )
 
 

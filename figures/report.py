@@ -161,10 +161,15 @@ def read_sources(results: str | Path) -> tuple[Source, ...]:
 
 
 def title_of(name: str) -> str:
-    """The name on paper of an entry of the registry: fig1, fig_a2, table_a1 are Figure 1, Figure A.2, Table A1."""
+    """The name on paper of an entry of the registry: fig1, fig_a2, table_a1 are Figure 1, Figure A.2, Table A1.
+
+    What the paper does not have is called by its name: loss_line is Loss line.
+    """
     if name.startswith("fig"):
         return f"Figure {name.removeprefix('fig').lstrip('_').replace('a', 'A.')}"
-    return f"Table {name.removeprefix('table').lstrip('_').upper()}"
+    if name.startswith("table"):
+        return f"Table {name.removeprefix('table').lstrip('_').upper()}"
+    return name.replace("_", " ").capitalize()
 
 
 def _shows(entry: Entry) -> str:

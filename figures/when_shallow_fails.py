@@ -1,7 +1,7 @@
 """Where LR cannot be meta-learned and LinNet can: accuracy over the settings, and over the turn of the fast step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,7 @@ class Trace:
         dots: for each model, (turn, accuracy) of every run on as many points.
         curve: (turn, accuracy) that geometry predicts there.
         caption: the paragraphs below the panels.
+        tables: where it is from, study/id.
     """
 
     maps: dict[str, tuple[Mark, ...]]
@@ -95,6 +96,7 @@ class Trace:
     dots: dict[str, tuple[tuple[float, float], ...]]
     curve: tuple[tuple[float, float], ...]
     caption: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -112,7 +114,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     for path in paths:
         frame = read_table(path)
         data.check_columns(frame, NEEDED, f"{STUDY}/{path.stem}")
-        found[STUDY if len(paths) == 1 else f"{STUDY}_{path.stem}"] = trace(frame)
+        found[STUDY if len(paths) == 1 else f"{STUDY}_{path.stem}"] = replace(
+            trace(frame), tables=(f"{STUDY}/{path.stem}",)
+        )
     return found
 
 
