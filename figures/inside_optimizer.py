@@ -126,7 +126,7 @@ class Trace:
     aligned: tuple[Aligned, ...]
     compared: tuple[Compared, ...]
     caption: tuple[str, ...]
-    tables: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
