@@ -3,7 +3,8 @@
 Every process has the same parameters and draws the same batches, which seed and iteration name, so that neither is
 sent. Each takes its share of a batch's tasks; one sum over the processes then gives all of them the meta-gradient of
 all tasks, and with it every process takes the same outer step. Whether to stop or to save is decided in that sum, too.
-Process 0 alone reads what was saved, writes and prints. Other files are written whole or not at all (`core.files`).
+Process 0 alone reads states, writes runs and prints. All read runs that are finished, so that processes on several
+machines need one folder of results that each of them sees.
 """
 
 import atexit

@@ -178,7 +178,7 @@ class Group:
         self.seconds += time.perf_counter() - started
 
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
-        """Of this process's share of the tasks."""
+        """The meta-gradient of these tasks, which are this process's share."""
         arguments = (self.model, self.rule, self.theta, self.xi, episodes, self.loop)
         if self._is_reptile:
             return replica_reptile_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)

@@ -1,7 +1,7 @@
 """How the notebooks are made and executed: the text is what is written, the notebook what comes of it.
 
-    python -m tests.notebooks.executing            # every notebook at its own size, outputs kept in the .ipynb
-    python -m tests.notebooks.executing --small    # at the size of the tests, nothing kept
+python -m tests.notebooks.executing            # every notebook at its own size, outputs kept in the .ipynb
+python -m tests.notebooks.executing --small    # at the size of the tests, nothing kept
 """
 
 import argparse
