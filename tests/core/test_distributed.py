@@ -171,6 +171,14 @@ def test_a_loss_that_one_process_finds_not_finite_is_a_divergence_for_all(tmp_pa
     torch.testing.assert_close(one.xi, expected.xi, rtol=1e-4, atol=1e-5)
 
 
+def test_a_compiled_meta_gradient_is_of_a_share_and_summed_as_any(tmp_path, single):
+    results = tmp_path / "results"
+    arguments = [*TRAIN, "--compile", "--results", str(results)]
+    ended = on_processes(tmp_path, processes.train, arguments, processes.compile_nothing)
+    assert [process.code for process in ended] == [0, 0], ended
+    assert_same_runs(results, single)
+
+
 def test_parameters_that_part_are_seen_at_the_next_checkpoint(tmp_path):
     arguments = [*TRAIN, "--results", str(tmp_path / "results")]
     for ended in on_processes(tmp_path, processes.train, arguments, processes.part_in_step, 1, 4):
