@@ -127,7 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with one_voice():
         code = _run(options)
-    leave(together=code != 2)
+    if code != 2:
+        leave()
     return code
 
 

@@ -7,7 +7,6 @@ Process 0 alone reads states, writes runs and prints. All read runs that are fin
 machines need one folder of results that each of them sees.
 """
 
-import atexit
 import hashlib
 import os
 import signal
@@ -244,23 +243,22 @@ def join(device: torch.device) -> Alone:
             )
         except (RuntimeError, ValueError) as error:
             raise ProcessLost(f"the processes of this run do not find each other: {error}") from error
-        atexit.register(leave)
     return Team(device) if dist.get_world_size() > 1 else ALONE
 
 
-def leave(*, together: bool = False) -> None:
-    """Leave the group, if it was joined; `together` waits until all have done what they had to do.
+def leave() -> None:
+    """Wait until all have done what they had to do, and leave the group, if it was joined.
 
-    `torchrun` ends the others as soon as one process ends with another code than 0. When all end, none needs that.
+    `torchrun` ends the others as soon as one process ends with another code than 0. When all end, none needs that. A
+    process that fails does not come here: it ends, and the others learn of it.
     """
     if not dist.is_initialized():
         return
-    if together:
-        try:
-            dist.all_reduce(torch.zeros(()))
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        except RuntimeError:  # one has ended before the others: there is nothing left to wait for
-            pass
+    try:
+        dist.all_reduce(torch.zeros(()))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except RuntimeError:  # another has ended: there is nothing left to wait for
+        pass
     dist.destroy_process_group()
 
 

@@ -70,7 +70,7 @@ def main() -> None:
     # Every process draws the same order. The gradients above have set things up.
     print(report(paired(sides, rounds, warm_up=False), reference).to_string(index=False), flush=True)
     print(f"load of the machine, 1 minute: {os.getloadavg()[0]:.1f}")
-    leave(together=True)
+    leave()
 
 
 if __name__ == "__main__":

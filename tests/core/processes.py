@@ -87,7 +87,7 @@ def _run(folder, rank, environment, function, arguments):
     if function is train:
         sys.exit(value)
     torch.save(value, folder / f"{rank}.pt")
-    leave(together=True)
+    leave()
 
 
 # What they do
@@ -240,7 +240,10 @@ def agreements():
     """What process 1 alone wishes, finds or does, as every process learns of it."""
     team = join(torch.device("cpu"))
     first = team.rank == 0
+    called: list[int] = []
     learnt = {"any": team.any(not first), "none": team.any(False), "first": team.from_first(lambda: team.rank)}
+    team.from_first(lambda: called.append(team.rank))
+    learnt["called"] = called
 
     def fails():
         raise UserError("no such file")

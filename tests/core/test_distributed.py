@@ -80,10 +80,11 @@ def test_the_meta_gradient_of_two_processes_is_that_of_one(gradients, case):
 
 
 def test_what_one_process_wishes_or_finds_all_learn(tmp_path):
-    for ended in on_processes(tmp_path, processes.agreements):
+    for rank, ended in enumerate(on_processes(tmp_path, processes.agreements)):
         assert ended.code == 0, ended.out
         learnt = ended.value
         assert (learnt["any"], learnt["none"], learnt["first"]) == (True, False, 0)
+        assert learnt["called"] == ([0] if rank == 0 else [])
         assert learnt["error"] == "no such file"
         assert learnt["granted"] == [
             (False, False), (False, False), (True, False), (False, True), (True, True),
@@ -166,8 +167,7 @@ def test_a_loss_that_one_process_finds_not_finite_is_a_divergence_for_all(tmp_pa
     ended = on_processes(tmp_path, processes.train, arguments, processes.not_finite, 1, 3, 1)
     assert [process.code for process in ended] == [1, 1], ended
     assert {run.config.seed: run.status for run in runs_in(results)} == {0: "ok", 1: "diverged at iteration 3"}
-    one, other = next(run for run in runs_in(results) if run.config.seed == 0), single
-    expected = next(run for run in other if run.config.seed == 0)
+    one, expected = (next(run for run in runs if run.config.seed == 0) for runs in (runs_in(results), single))
     torch.testing.assert_close(one.xi, expected.xi, rtol=1e-4, atol=1e-5)
 
 
