@@ -65,6 +65,7 @@ test: lint  ## lint, check types, run the tests
 bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/python -m tests.benchmarks.bench_linear
 	$(BIN)/python -m tests.benchmarks.bench_cnn
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed
 
 clean:  ## remove what was built and reproduced, but no committed result
 	rm -rf $(VENV) reproduced build ./*.egg-info

@@ -65,6 +65,7 @@ def main() -> None:
     reference = f"1 process, {team.size} threads"
     sides: dict[str, tuple[Callable[[], object], int]] = {
         reference: (on_threads(team.size, by_one), 1),
+        "1 process, 1 thread": (on_threads(1, by_one), 1),
         f"{team.size} processes, 1 thread each": (on_threads(1, by_all), 1),
     }
     # Every process draws the same order. The gradients above have set things up.
