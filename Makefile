@@ -76,6 +76,7 @@ test-browser: install  ## the report in headless Chromium; where it is missing, 
 bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/python -m tests.benchmarks.bench_linear
 	$(BIN)/python -m tests.benchmarks.bench_cnn
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed
 
 clean:  ## remove what was built and reproduced, but no committed result
 	rm -rf $(VENV) reproduced build ./*.egg-info

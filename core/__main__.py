@@ -11,6 +11,7 @@ from typing import Any
 
 from core.config import TrainConfig
 from core.costs import estimate
+from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
 from core.methods import METHODS
@@ -125,6 +126,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 if a run diverged, 2 for a mistake in the input, 130 if stopped."""
     options = _parser().parse_args(arguments)
+    with one_voice():
+        code = _run(options)
+    if code != 2:
+        leave()
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command that `options` name; returns the exit code."""
+    rank, size = rank_of_environment(), size_of_environment()
     try:
         commands = {
             "train": _train,
@@ -137,10 +148,11 @@ def main(arguments: list[str] | None = None) -> int:
         }
         return commands[options.command](options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error in process {rank}: {error}" if size > 1 else f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print(f"{error}; the same command goes on from there", file=sys.stderr)
+        if rank == 0:
+            print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
 
 

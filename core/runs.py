@@ -56,7 +56,7 @@ class Run:
             compilation included, and outer steps. Neither drawing tasks nor measuring the curve nor saving is in it,
             nor iterations that were lost when a process was killed. It is the time of all runs that were trained as
             one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
-            not waited for.
+            not waited for. `processes` is how many shared the tasks of an iteration.
         path: its folder, None if it was not saved.
         root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
         blank: a module of the user's own as training began with it; None for a model of ours. It is not saved.

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from core.adaptation import replica_meta_gradient
 from core.compilation import MetaGradient, compile_meta_gradient
 from core.config import TrainConfig
 from core.device import checked_device
+from core.distributed import ALONE, Alone, ProcessLost, join, own_device
 from core.errors import UserError
 from core.evaluation import replica_evaluate
 from core.methods import METHODS
@@ -75,6 +76,7 @@ class Group:
         compile: whether to compile the meta-gradient, see `compile_meta_gradient`.
         own_model: the module that a configuration calls `own:<name>`, or a function of a seed that makes it.
         own_tasks: whether the sources are of the user's own.
+        team: the processes that share every iteration's tasks; the first of them saves the runs.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Group:
         compile: bool = False,
         own_model: OwnModel | None = None,
         own_tasks: bool = False,
+        team: Alone = ALONE,
     ) -> None:
         config = configs[0]
         self.configs = list(configs)
@@ -95,6 +98,7 @@ class Group:
         self.device = device
         self.tasks_per_chunk = tasks_per_chunk
         self.compile = compile
+        self.team = team
         self._is_reptile = METHODS[config.method].outer == "reptile"
         if compile and self._is_reptile:
             raise UserError("reptile has no meta-gradient to compile: train it without compile")
@@ -156,7 +160,7 @@ class Group:
     def step(self, episodes: Episodes) -> None:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
         started = time.perf_counter()
-        loss, g_theta, g_xi = self._meta_gradient(episodes)
+        loss, g_theta, g_xi = self.team.meta_gradient(self._meta_gradient, episodes, len(self.configs))
         keep = [i for i, value in enumerate(loss.tolist()) if math.isfinite(value)]
         if len(keep) < len(self.configs):
             self._drop_diverged(keep)
@@ -174,6 +178,7 @@ class Group:
         self.seconds += time.perf_counter() - started
 
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
+        """The meta-gradient of these tasks, which are this process's share."""
         arguments = (self.model, self.rule, self.theta, self.xi, episodes, self.loop)
         if self._is_reptile:
             return replica_reptile_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
@@ -206,17 +211,32 @@ class Group:
     def measure(self, fixed_tasks: Callable[[TaskSource, str, int, int], Episodes]) -> None:
         """Add a point to every run's curve: query loss and accuracy after adaptation, on fixed tasks of each split."""
         config = self.configs[0]
+        means = {}
         for split in self.sources[0].splits:
             # Training tasks of the curve are a batch that training itself never reaches.
             index = config.iterations if split == "train" else 0
             episodes = concatenate([fixed_tasks(source, split, config.eval_tasks, index) for source in self.sources])
-            values = replica_evaluate(
-                self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True,
-                tasks_per_chunk=self.tasks_per_chunk,
-            )  # fmt: skip
-            means = values[:, :, -1, 1].double().mean(dim=1).tolist()
-            for curve, (loss, accuracy) in zip(self.curves, means, strict=True):
+            means[split] = self.team.points(self._query_points, episodes, len(self.configs)).mean(dim=1).tolist()
+        # Only now: a curve has its point of all splits, or none of it.
+        for split, values in means.items():
+            for curve, (loss, accuracy) in zip(self.curves, values, strict=True):
                 curve.append((self.iteration, split, loss, accuracy, config.eval_tasks))
+
+    def _query_points(self, episodes: Episodes) -> Tensor:
+        """Query loss and accuracy of each task after adaptation, (S, T, 2)."""
+        values = replica_evaluate(
+            self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True,
+            tasks_per_chunk=self.tasks_per_chunk,
+        )  # fmt: skip
+        return values[:, :, -1, 1].double()
+
+    def check_alike(self) -> None:
+        """See that all processes have the same parameters, bit for bit.
+
+        Raises:
+            UserError: if they have not.
+        """
+        self.team.check_alike(self._tensors().values(), self.iteration)
 
     def _finish(self, i: int, status: str) -> Run:
         config = self.configs[i]
@@ -229,6 +249,7 @@ class Group:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(self.seconds, 3),
             "trained_together": len(self.configs),
+            "processes": self.team.size,
             "iterations_done": self.iteration,
             "example_shape": list(self.sources[i].example_shape),
             "num_outputs": self.sources[i].num_outputs,
@@ -246,11 +267,12 @@ class Group:
             buffers=self.buffers,
         )
         if self.results is not None:
-            run.path = save_run(run, self.results)
+            run.path = save_run(run, self.results) if self.team.writes else self.results / "runs" / run.id
         return run
 
     def finish(self) -> None:
         """Save what is left as finished runs; one whose last step left weights that are not finite has diverged."""
+        self.check_alike()
         finite = torch.stack(
             [tensor.isfinite().reshape(len(tensor), -1).all(1) for tensor in self._tensors().values()]
         ).all(0)
@@ -264,7 +286,7 @@ class Group:
         Raises:
             UserError: if a file cannot be written.
         """
-        if self.results is None:
+        if self.results is None or not self.team.writes:
             return
         for i, config in enumerate(self.configs):
             tensors, counts = {}, {}
@@ -328,6 +350,49 @@ def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dic
     return tensors, metadata
 
 
+@dataclass(frozen=True)
+class _Saved:
+    """What was found of runs: the ids of those asked for and of the finished, and the states of others by id."""
+
+    asked: list[str]
+    finished: set[str]
+    states: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]
+
+
+def _saved(configs: Sequence[TrainConfig], results: Path | None) -> _Saved:
+    """What there is of these runs in `results`.
+
+    Raises:
+        UserError: as `_read_state`.
+    """
+    found = _Saved([config.id for config in configs], set(), {})
+    if results is None:
+        return found
+    for config in dict.fromkeys(configs):
+        folder = results / "runs" / config.id
+        if is_finished(folder):
+            found.finished.add(config.id)
+        elif (folder / "state.safetensors").exists():
+            found.states[config.id] = _read_state(folder / "state.safetensors", config)
+    return found
+
+
+def _check_team(team: Alone, configs: Sequence[TrainConfig], saved: _Saved) -> None:
+    """See that the processes of `team` can train these runs.
+
+    Raises:
+        UserError: if they were asked for different runs, or are more than there are tasks to share.
+    """
+    if [config.id for config in configs] != saved.asked:
+        raise UserError(f"process {team.rank} was asked for other runs than process 0; all train the same ones")
+    for config in configs:
+        if config.tasks_per_iteration < team.size:
+            raise UserError(
+                f"{team.size} processes cannot share the {config.tasks_per_iteration} tasks of an iteration of "
+                f"{config.id}: start at most {config.tasks_per_iteration}"
+            )
+
+
 def meta_train(config: TrainConfig, **options: Any) -> Run:
     """Meta-train one run; `options` as in `meta_train_many`.
 
@@ -356,6 +421,10 @@ def meta_train_many(
     Interrupted runs go on where they were. On the CPU the outcome is then the same bit for bit, as long as the same
     runs are trained together (another number of them may round differently).
 
+    Where `torchrun` started several processes, which all call this with the same arguments, they share the tasks of
+    every iteration (see `core.distributed`); all return the same runs, and the first saves them. Another number of
+    processes may round differently, too.
+
     A module and tasks of your own are trained under a name that begins with `own:` in the configuration, and given
     beside it. What they are decides a run, too: `TrainConfig.own` has a digest of them.
 
@@ -377,24 +446,25 @@ def meta_train_many(
         The runs, in the order of `configs`.
 
     Raises:
-        UserError: for settings that do not fit together, missing data or damaged files.
+        UserError: for settings that do not fit together, missing data, damaged files, or another process that ended.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
-    where = checked_device(device)
+    where = checked_device(own_device(device))
+    team = join(where)
     configs = [identified(config, model, tasks) for config in configs]
     base = None if results is None else Path(results)
+    saved = team.from_first(lambda: _saved(configs, base))
+    _check_team(team, configs, saved)
     done: dict[str, Run] = {}
     waiting: dict[tuple[Any, ...], dict[Any, list[TrainConfig]]] = defaultdict(lambda: defaultdict(list))
-    states = {}
+    states = saved.states
     for config in dict.fromkeys(configs):
-        folder = None if base is None else base / "runs" / config.id
-        if folder is not None and is_finished(folder):
+        if base is not None and config.id in saved.finished:
             done[config.id] = load_run(
-                folder, device=where, model=None if model is None else fresh_module(model, config.seed), tasks=tasks
-            )
+                base / "runs" / config.id, device=where,
+                model=None if model is None else fresh_module(model, config.seed), tasks=tasks,
+            )  # fmt: skip
             continue
-        if folder is not None and (folder / "state.safetensors").exists():
-            states[config.id] = _read_state(folder / "state.safetensors", config)
         start = states[config.id][1]["iteration"] if config.id in states else 0
         same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
         waiting[same_tasks][replace(config, seed=0, own=None)].append(config)
@@ -416,14 +486,14 @@ def meta_train_many(
                     else:
                         sources[key] = as_tasks(tasks, seed=c.seed, device=where)
                 own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
-                group = Group(family, own, base, where, tasks_per_chunk, compile, model, tasks is not None)
+                group = Group(family, own, base, where, tasks_per_chunk, compile, model, tasks is not None, team)
                 if family[0].id in states:
                     group.load_state([states[c.id] for c in family])
                 groups.append(group)
             # Only now: settings that do not fit together leave no folder behind.
             for group in groups:
                 for config in group.configs:
-                    if base is not None:
+                    if base is not None and team.writes:
                         write_config(config, base / "runs" / config.id)
             _train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
             done |= {run.id: run for group in groups for run in group.finished}
@@ -435,6 +505,7 @@ def meta_train_many(
 def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool) -> None:
     """Train groups that meet the same tasks, one iteration each in turn."""
     first = groups[0]
+    team = first.team
     sources = {c.seed: source for c, source in zip(first.configs, first.sources, strict=True)}
     num_tasks = first.configs[0].tasks_per_iteration
     last_saved = time.monotonic()
@@ -442,19 +513,26 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
     bar = tqdm(
         total=target,
         initial=first.iteration,
-        disable=not progress,
+        disable=not (progress and team.writes),
         desc=first.configs[0].dataset if len(groups) > 1 else f"{first.configs[0].dataset} {first.label}",
         unit="it",
         mininterval=0.5,
         dynamic_ncols=True,
     )
     with ExitStack() as stack:
-        writers = {id(group): _writer(group) for group in groups} if tensorboard else {}
+        writers = {id(group): _writer(group) for group in groups} if tensorboard and team.writes else {}
         for writer in writers.values():
             stack.callback(writer.close)
         stack.enter_context(bar)
         batches = stack.enter_context(DrawnAhead(sources, num_tasks, first.iteration))
-        stop = stack.enter_context(_stop_on_signal())
+        stop = stack.enter_context(_stop_on_signal(team))
+        stack.enter_context(_saved_if_processes_are_lost(groups))
+
+        def wishes() -> tuple[bool, bool]:
+            return stop.is_set(), time.monotonic() - last_saved > CHECKPOINT_SECONDS
+
+        for group in groups:
+            group.check_alike()
         for iteration in range(first.iteration, target + 1):
             # Groups are measured on the same tasks, drawn once for all of them and forgotten.
             fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
@@ -468,11 +546,14 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             active = [group for group in groups if group.configs]
             if not active:
                 break
-            if stop.is_set() or time.monotonic() - last_saved > CHECKPOINT_SECONDS:
+            to_stop, to_save = team.granted(wishes)
+            if to_stop or to_save:
                 for group in active:
+                    group.check_alike()
                     group.save_state()
                 last_saved = time.monotonic()
-                if stop.is_set():
+                if to_stop:
+                    team.any(True)  # the first process has saved
                     state = "the state is saved" if first.results is not None else "nothing is saved without results"
                     raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
             batch = batches.take()
@@ -485,8 +566,19 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             bar.update()
             if iteration % 20 == 0:
                 bar.set_postfix({g.label: g.progress for g in active if g.configs}, refresh=False)
-        if stop.is_set():
+        if team.any(stop.is_set()):
             raise Interrupted(f"stopped after the last of {target} iterations; these runs are finished")
+
+
+@contextmanager
+def _saved_if_processes_are_lost(groups: Sequence[Group]) -> Iterator[None]:
+    """Save the state that the first process still has when another ends: nothing of the work done is lost then."""
+    try:
+        yield
+    except ProcessLost:
+        for group in groups:
+            group.save_state()
+        raise
 
 
 def is_curve_point(iteration: int, config: TrainConfig) -> bool:
@@ -519,15 +611,19 @@ def _log(writer: Any, group: Group) -> None:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that training stops between two iterations; a second Ctrl-C kills."""
+def _stop_on_signal(team: Alone) -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that training stops between two iterations; a second Ctrl-C kills.
+
+    One of several processes does not take the second at its word: a terminal sends Ctrl-C to all processes, and
+    `torchrun`, which sends it on, kills those that have not ended after 30 seconds.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
+        if stop.is_set() and team.size == 1:
             raise KeyboardInterrupt
         stop.set()
 

@@ -1,0 +1,79 @@
+"""Seconds of a meta-step by one process of several threads, and by as many processes of one thread each.
+
+    torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed            # some minutes
+    torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed --quick    # fewer rounds
+
+Measured as in `bench_linear`, by the first process; nothing is asserted. While it works alone, the others sleep.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from core import TrainConfig, make_tasks
+from core.distributed import ALONE, Alone, join, leave, one_voice
+from core.training import Group
+from tests.benchmarks.bench_cnn import without_conv_biases
+from tests.benchmarks.measuring import largest_difference, on_threads, paired, report
+
+WAYS, SHOTS, STEPS, TASKS = 10, 5, 4, 32
+TASKS_PER_CHUNK = 4  # of each process, on both sides: bounds the memory
+CPU = torch.device("cpu")
+
+
+def group_of(team: Alone) -> Group:
+    """MAML on the network of four layers, before its first iteration."""
+    config = TrainConfig(
+        dataset="glyphs", ways=WAYS, shots=SHOTS, model="cnn", depth=4, method="maml", steps=STEPS, adapt_lr=0.1,
+        first_order=False, meta_optimizer="adam", meta_lr=0.003, iterations=1, tasks_per_iteration=TASKS,
+    )  # fmt: skip
+    source = make_tasks("glyphs", ways=WAYS, shots=SHOTS, seed=0)
+    return Group([config], [source], None, CPU, TASKS_PER_CHUNK, team=team)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    rounds = 3 if parser.parse_args().quick else 7
+    team = join(CPU)
+    alone, shared = group_of(ALONE), group_of(team)
+    episodes = alone.sources[0].sample("train", TASKS, 0)
+
+    def gradients(group: Group) -> dict[str, Tensor]:
+        _, g_theta, g_xi = group.team.meta_gradient(group._meta_gradient, episodes, 1)
+        return without_conv_biases(g_theta | g_xi)
+
+    def by_one() -> None:
+        if team.rank == 0:
+            alone.step(episodes)
+        team.any(False)
+
+    def by_all() -> None:
+        shared.step(episodes)
+        team.any(False)
+
+    print(f"PyTorch {torch.__version__}, float32; load of the machine, 1 minute: {os.getloadavg()[0]:.1f}")
+    print(f"MAML, CNN of 4 layers, {WAYS}-way {SHOTS}-shot, {STEPS} steps, {TASKS} tasks, {TASKS_PER_CHUNK} at once")
+    torch.set_num_threads(1)
+    together = gradients(shared)
+    if team.rank == 0:
+        print(largest_difference(together, gradients(alone)))
+    reference = f"1 process, {team.size} threads"
+    sides: dict[str, tuple[Callable[[], object], int]] = {
+        reference: (on_threads(team.size, by_one), 1),
+        "1 process, 1 thread": (on_threads(1, by_one), 1),
+        f"{team.size} processes, 1 thread each": (on_threads(1, by_all), 1),
+    }
+    # Every process draws the same order. The gradients above have set things up.
+    print(report(paired(sides, rounds, warm_up=False), reference).to_string(index=False), flush=True)
+    print(f"load of the machine, 1 minute: {os.getloadavg()[0]:.1f}")
+    leave()
+
+
+if __name__ == "__main__":
+    with one_voice():
+        main()
