@@ -185,6 +185,7 @@ def task_interval(
     """
     return interval(_per_task(table, value, task), level, seed, over="tasks", num_resamples=num_resamples)
 
+
 def task_intervals(
     table: pd.DataFrame,
     by: Sequence[str],
@@ -251,14 +252,17 @@ def _means_interval(values: np.ndarray, level: float, seed: int, num_resamples: 
     means = np.concatenate(parts)
     alpha = (1 - level) / 2
     bias = ndtri(((means < 0).mean(axis=0) + (means <= 0).mean(axis=0)) / 2)
-    with np.errstate(invalid="ignore"):  # a column without variance, which has no BCa interval
-        acceleration = (centred**3).sum(axis=0) / (6 * (centred**2).sum(axis=0) ** 1.5)
     found = []
     for j in range(k):
-        z = bias[j] + ndtri(np.array([alpha, 1 - alpha]))
-        levels, kind = ndtr(bias[j] + z / (1 - acceleration[j] * z)), "bca"
-        if not np.isfinite(levels).all() or not np.ptp(values[:, j]):
-            levels, kind = np.array([alpha, 1 - alpha]), "percentile"
+        levels, kind = np.array([alpha, 1 - alpha]), "percentile"
+        if np.ptp(values[:, j]):  # else there is no BCa interval
+            x = centred[:, j]
+            acceleration = (x**3).sum() / (6 * (x**2).sum() ** 1.5)
+            z = bias[j] + ndtri(levels)
+            with np.errstate(invalid="ignore"):  # a bias that is not finite, for which there is none either
+                corrected = ndtr(bias[j] + z / (1 - acceleration * z))
+            if np.isfinite(corrected).all():
+                levels, kind = corrected, "bca"
         low, high = np.quantile(means[:, j], levels) + values[:, j].mean()
         found.append((float(low), float(high), kind))
     return found
