@@ -198,7 +198,7 @@ def task_intervals(
 ) -> dict[tuple[Any, ...], Interval]:
     """`task_interval` of every cell of a table, in one pass: a figure has hundreds of them.
 
-    Cells of equally many tasks are resampled together, with the random numbers that `task_interval` would draw for each.
+    Cells of equally many tasks are resampled together, by the random numbers that `task_interval` draws for each.
 
     Args:
         table: one row a run, cell and task; a cell may lack tasks that others have.
@@ -217,14 +217,16 @@ def task_intervals(
         raise StudyError("a run has more than one row for a task; choose one step, split and kind of points first")
     if bad := int((~np.isfinite(table[value])).sum()):
         raise StudyError(f"{bad} of {len(table)} values are not finite; choose the rows whose status is ok")
-    met = table.groupby([*cell, *keys], observed=True, sort=False)[value].agg(["mean", "size"])
-    runs = table.groupby(cell, observed=True, sort=False)["run"].nunique()
-    by_cell = met.groupby(level=list(range(len(cell))), observed=True, sort=False)
-    samples: dict[tuple[Any, ...], np.ndarray] = {}
-    for name, part in by_cell:
-        if (part["size"] != runs[name if len(cell) > 1 else name[0]]).any():
-            raise StudyError("the runs did not meet the same tasks, so they cannot be averaged task by task")
-        samples[name] = part["mean"].to_numpy(np.float64)
+    runs = table.groupby(cell, observed=True)["run"].transform("nunique")
+    met = (
+        table.assign(runs=runs)
+        .groupby([*cell, *keys], observed=True, sort=False)
+        .agg(mean=(value, "mean"), size=(value, "size"), runs=("runs", "first"))
+    )
+    if (met["size"] != met["runs"]).any():
+        raise StudyError("the runs did not meet the same tasks, so they cannot be averaged task by task")
+    by_cell = met["mean"].groupby(level=list(range(len(cell))), observed=True, sort=False)
+    samples = {name if isinstance(name, tuple) else (name,): part.to_numpy(np.float64) for name, part in by_cell}
     found: dict[tuple[Any, ...], Interval] = {}
     for n in {len(values) for values in samples.values()}:
         names = [name for name, values in samples.items() if len(values) == n]
