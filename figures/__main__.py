@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw the figures and tables of the paper from stored results. Accuracies are in percent.",
-        epilog=f"figures:\n{listing}\n  {'all':<17} every one of these for which there are results; says what is missing",
+        epilog=f"figures:\n{listing}\n  {'all':<17} each of these for which there are results; says what is missing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help=f"{', '.join(FIGURES)}, or all")

@@ -150,5 +150,6 @@ def _draw_spread(ax: Axes, trace: Trace) -> None:
         )  # fmt: skip
         ax.set_ylim(0, 1.28 * height)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.set_xlabel("standard deviation\nover orders (points)")
+    ax.set_xlabel("standard deviation (points)")
+    ax.set_title("spread over orders")
     ax.set_ylabel("tasks")

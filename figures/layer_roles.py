@@ -57,6 +57,7 @@ class Trace:
     Attributes:
         title: what it is.
         value: "accuracy" (in percent), or for regression "loss".
+        layers: those of `layer_roles`, in the network's order.
         chance: accuracy of guessing in percent, NaN where there is none.
         all_adapt: nothing frozen.
         frozen: one layer frozen, each in its turn.
@@ -68,6 +69,7 @@ class Trace:
 
     title: str
     value: str
+    layers: tuple[str, ...]
     chance: float
     all_adapt: Mark | None
     frozen: tuple[Mark, ...]
@@ -118,6 +120,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     lost = dict.fromkeys(one for table in given for one in data.lost_runs(table, REPETITION))
     caption = [
         networks.describe_mean(given[0], "whisker, band", [mark.over for mark in (*roles, *noise)])
+        + (" Dot in a bar: one seed." if given[0]["seed"].nunique() > 1 else "")
         + f" {value.capitalize()} on the query set after the last step.",
         *subject.caption,
     ]
@@ -127,6 +130,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     return Trace(
         title=subject.title,
         value=value,
+        layers=() if layer_roles is None else tuple(layer for layer in layer_roles["layer"].unique() if layer),
         chance=subject.chance if value == "accuracy" else np.nan,
         all_adapt=next((mark for mark in roles if mark.name == "none"), None),
         frozen=tuple(mark for mark in roles if mark.name.startswith("freeze ")),
@@ -190,17 +194,16 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
 
     "roles" has a layer a row, "differences" how far each is from adapting all layers, and "noise" its strength.
     """
-    names = ["roles", "differences"] if trace.frozen or not trace.noise else []
-    names += ["noise"] if trace.noise else []
-    layers = [mark.layer for mark in trace.frozen]
+    names = ["roles", "differences"] if trace.layers else []
+    names += ["noise"] if trace.noisy_layer else []
     with style.context():
         figure, axes = style.panels(
-            len(names), height=networks.height_of(layers, rows=2), caption=trace.caption, top=0.42
+            len(names), height=networks.height_of(trace.layers, rows=2), caption=trace.caption, top=0.42
         )
         panels = dict(zip(names, axes, strict=True))
         if "roles" in panels:
-            _draw_roles(panels["roles"], trace, layers)
-            _draw_differences(panels["differences"], trace, layers)
+            _draw_roles(panels["roles"], trace)
+            _draw_differences(panels["differences"], trace)
         if "noise" in panels:
             draw_noise(panels["noise"], trace.noise, trace.noisy_layer)
             panels["noise"].axhline(trace.chance, zorder=1.5, **style.CHANCE)
@@ -221,7 +224,7 @@ def _rows(trace: Trace) -> tuple[tuple[float, str, tuple[Mark, ...]], ...]:
     return (-0.19, FROZEN, trace.frozen), (0.19, ALONE, trace.alone)
 
 
-def _draw_roles(ax: Axes, trace: Trace, layers: Sequence[str]) -> None:
+def _draw_roles(ax: Axes, trace: Trace) -> None:
     if trace.all_adapt is not None:
         over = trace.all_adapt.over
         ax.axvline(over.mean, zorder=1.6, **ALL_ADAPT)
@@ -229,7 +232,7 @@ def _draw_roles(ax: Axes, trace: Trace, layers: Sequence[str]) -> None:
             ax.axvspan(over.low, over.high, color="black", alpha=0.12, linewidth=0, zorder=1.4)
     for shift, colour, found in _rows(trace):
         for mark in found:
-            y = layers.index(mark.layer) + shift
+            y = trace.layers.index(mark.layer) + shift
             ax.barh(y, mark.over.mean, height=0.34, color=colour, alpha=0.75, zorder=2)
             networks.whisker(
                 ax, mark.over.mean, y, mark.over, horizontal=True, color="black", linewidth=0.8, capsize=1.5, zorder=4
@@ -238,24 +241,24 @@ def _draw_roles(ax: Axes, trace: Trace, layers: Sequence[str]) -> None:
                 offsets = np.linspace(-0.1, 0.1, len(mark.seeds))
                 ax.plot(mark.seeds, y + offsets, **seed_dots(colour))
     ax.axvline(trace.chance, zorder=1.5, **style.CHANCE)
-    networks.layers_down(ax, layers)
+    networks.layers_down(ax, trace.layers)
     if trace.value == "accuracy":
         ax.set_xlim(0, 105)
     ax.set_xlabel(_name(trace))
     ax.set_title("after adaptation")
 
 
-def _draw_differences(ax: Axes, trace: Trace, layers: Sequence[str]) -> None:
+def _draw_differences(ax: Axes, trace: Trace) -> None:
     ax.axvline(0, zorder=1.6, **ALL_ADAPT)
     for shift, colour, found in _rows(trace):
         for mark in found:
-            y = layers.index(mark.layer) + shift
+            y = trace.layers.index(mark.layer) + shift
             ax.plot([mark.against.mean], [y], linestyle="none", marker="o", markersize=3.4, color=colour, zorder=3)
             networks.whisker(
                 ax, mark.against.mean, y, mark.against, horizontal=True, color=colour, linewidth=1.0, capsize=1.8,
                 zorder=3,
             )  # fmt: skip
-    networks.layers_down(ax, layers)
+    networks.layers_down(ax, trace.layers)
     ax.tick_params(labelleft=False)
     ax.set_xlabel("points" if trace.value == "accuracy" else "loss")
     ax.set_title("difference to all adapting")
@@ -288,7 +291,7 @@ def roles_legend() -> list[Any]:
 
 
 def _legend(figure: Figure, trace: Trace) -> None:
-    handles: list[Any] = roles_legend() if trace.frozen else []
+    handles: list[Any] = roles_legend() if trace.layers else []
     if np.isfinite(trace.chance):
         handles.append(Line2D([], [], label="chance", **style.CHANCE))
     figure.legend(

@@ -168,7 +168,7 @@ def band(ax: Axes, x: Sequence[float], over: Sequence[Interval], colour: Any, *,
 
 
 def log_axis(ax: Axes) -> None:
-    """Make the vertical axis logarithmic, with plain numbers; what is zero, such as a distance at step 0, is left out."""
+    """Make the vertical axis logarithmic, with plain numbers; what is zero, such as a first distance, is left out."""
     ax.set_yscale("log", nonpositive="mask")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
