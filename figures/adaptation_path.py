@@ -20,8 +20,8 @@ NEEDED = ("step", "probe", "layer", "value")
 COLUMNS = 3
 # What stands above a panel; probes of a user's own have their names there.
 TITLES = {
-    "distance": "distance from the start\n" + r"$|\theta_t - \theta_0|\,/\,|\theta_0|$",
-    "update norm": "size of the update\n" + r"$|\theta_t - \theta_{t-1}|\,/\,|\theta_0|$",
+    "distance": "distance from the start\n(relative to the weights)",
+    "update norm": "size of the update\n(relative to the weights)",
     "update cosine": "cosine of the update\nwith the one before",
     "descent cosine": "cosine of the update\nwith minus the gradient",
     "cka to start": "similarity to the start\n(debiased CKA)",
@@ -32,6 +32,8 @@ TITLES = {
 PERCENT = ("prototype accuracy",)
 # Layers whose weights move by such different factors cannot be told apart on a linear axis.
 LOG_FROM = 30.0
+# Values that differ by less differ by rounding: the cosine of gradient descent with its gradient is 1.
+LEAST_SPAN = 0.02
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
     num_rows = -(-(len(trace.panels) + 1) // COLUMNS)
     colours = dict(zip(trace.layers, style.layer_colours(len(trace.layers)), strict=True))
     with style.context():
-        figure, axes = style.panels(COLUMNS, height=1.75 * num_rows, caption=trace.caption, top=0.3, num_rows=num_rows)
+        figure, axes = style.panels(COLUMNS, height=1.75 * num_rows + 0.2, caption=trace.caption, num_rows=num_rows)
         panels = dict(zip(trace.panels, axes, strict=False))
         for probe, ax in panels.items():
             for layer, points in trace.panels[probe].items():
@@ -113,7 +115,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
 
 
 def _scale(ax: Axes, probe: str, trace: Trace) -> None:
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.tick_params(labelsize=7.5)
     steps = {step for panel in trace.panels.values() for points in panel.values() for step in points}
     if steps:
@@ -128,3 +130,7 @@ def _scale(ax: Axes, probe: str, trace: Trace) -> None:
             networks.log_axis(ax)
         else:
             ax.set_ylim(bottom=0)
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "linear" and probe not in ("distance", "update norm") and high - low < LEAST_SPAN:
+        middle = (low + high) / 2
+        ax.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)

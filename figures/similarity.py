@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -79,13 +80,11 @@ def from_table(table: pd.DataFrame) -> Trace:
         "et al. (2020) report, of networks of their own, canonical correlations above 0.9 of convolutional layers and "
         "below 0.5 of the head.",
     ]
-    absent = [
-        f"{layer} ({MEASURES[measure][0]})"
-        for measure in MEASURES
-        for layer in layers
-        if len(good) and ("adapted", measure, layer) not in cells
-    ]
-    caption += [f"Too few examples for: {', '.join(absent)}."] if absent else []
+    absent: dict[str, list[str]] = {}
+    for measure, (name, _, _) in MEASURES.items():
+        if len(good) and (without := [layer for layer in layers if ("adapted", measure, layer) not in cells]):
+            absent.setdefault(", ".join(without), []).append(name)
+    caption += [f"Too few examples for {' and '.join(names)}: {where}." for where, names in absent.items()]
     return Trace(subject.title, layers, panels, tuple(caption))
 
 
@@ -110,7 +109,8 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
                         zorder=3,
                     )  # fmt: skip
             networks.layers_down(ax, trace.layers)
-            ax.set_xlim(-0.03, 1.03)
+            low = [over.low for by_layer in trace.panels[compared].values() for over in by_layer.values()]
+            ax.set_xlim(min([-0.03, *(end - 0.02 for end in low if np.isfinite(end))]), 1.03)
             ax.set_xlabel("similarity")
             ax.set_title(TITLES.get(compared, f"against {compared}"))
         for ax in axes[1:]:

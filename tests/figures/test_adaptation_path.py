@@ -65,6 +65,15 @@ def test_distances_of_many_sizes_have_a_logarithmic_axis(results, ratio, scale):
     assert axes["distance"].get_yscale() == scale
 
 
+def test_rounding_is_not_blown_up(results):
+    frame = rows(probes=("descent cosine",), layers=("a",))
+    frame["value"] = 1 - 1e-7 * frame["task"]
+    _, axes = adaptation_path.draw(adaptation_path.from_table(results.studied("adaptation_path", frame, write=False)))
+    low, high = axes["descent cosine"].get_ylim()
+    assert high - low == pytest.approx(adaptation_path.LEAST_SPAN)
+    assert low < 1 < high
+
+
 def test_a_value_that_some_tasks_lack_is_the_mean_of_the_others(results):
     frame = rows(probes=("update cosine",), layers=("a",))
     frame = frame[~((frame["task"] == 0) & (frame["step"] == 2))]

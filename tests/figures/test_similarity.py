@@ -11,11 +11,11 @@ from figures import similarity
 
 LAYERS = ("b.1", "a", "head")  # in no order but the network's
 MEASURES = ("cka", "debiased cka", "svcca", "pwcca")
-TASKS = 5
+TASKS = 12
 
 
 def value_of(compared, layer, measure, task, seed=0):
-    # No two resamples have one mean by chance: how rounding parts those decides the ends of an interval of few values.
+    # No resample has the very mean of the values, but by chance: rounding would decide on which side it counts.
     return math.sin(sum(map(ord, compared + layer + measure)) * 7 + 5 * task + 13 * seed) ** 2
 
 
@@ -69,7 +69,7 @@ def test_a_measure_with_too_few_examples_is_absent_and_said(results):
     frame = frame.assign(status=np.where(few, "failed: too few examples", "ok"), value=frame["value"].mask(few))
     trace = similarity.from_table(results.studied("similarity", frame, write=False))
     assert list(trace.panels["adapted"]["svcca"]) == ["b.1", "head"]
-    assert "Too few examples for: a (SVCCA)." in trace.caption
+    assert "Too few examples for SVCCA: a." in trace.caption
     similarity.draw(trace)
 
 
