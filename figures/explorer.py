@@ -70,7 +70,7 @@ def from_table(table: pd.DataFrame, probe: str = "cka") -> Trace:
     if not columns:
         raise FigureError(f"the table has no column '{probe} <layer>'; pass probes={{{probe!r}: ...}} to intervene")
     table = table.assign(std=table["std"] if "std" in table else table["intervention"].map(_strength))
-    good, lost = networks.measured(table, ["intervention", "draw", "task"])
+    good, lost = networks.measured(table, ["intervention", "draw", "task"], within="intervention")
     good = good[good["split"].eq("query")]
     if not len(good):
         raise FigureError(f"there is nothing to walk through. {' '.join(lost)}")

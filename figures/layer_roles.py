@@ -114,10 +114,9 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         raise FigureError("give a table of layer_roles, of fc_noise, or both")
     is_regression = all(table.loc[table["status"].eq("ok"), "accuracy"].isna().all() for table in given)
     value = "loss" if is_regression and any(table["status"].eq("ok").any() for table in given) else "accuracy"
-    roles = [] if layer_roles is None else marks(layer_roles, layer_roles["kind"].eq("none"), value)
-    noise = [] if fc_noise is None else marks(fc_noise, fc_noise["std"].eq(0), value)
+    roles, lost = ([], ()) if layer_roles is None else _comparable(layer_roles, "kind", "none", value)
+    noise, lost_noise = ([], ()) if fc_noise is None else _comparable(fc_noise, "std", 0, value)
     subject = networks.subject(given[0])
-    lost = dict.fromkeys(one for table in given for one in data.lost_runs(table, REPETITION))
     caption = [
         networks.describe_mean(given[0], "whisker, band", [mark.over for mark in (*roles, *noise)])
         + (" Dot in a bar: one seed." if given[0]["seed"].nunique() > 1 else "")
@@ -137,12 +136,22 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         alone=tuple(mark for mark in roles if mark.name.startswith("adapt only ")),
         noise=tuple(sorted(noise, key=lambda mark: mark.std)),
         noisy_layer=noisy,
-        caption=(*caption, *data.describe_lost(lost)),
+        caption=(*caption, *dict.fromkeys((*lost, *lost_noise))),
     )
 
 
 # What may be lost by itself: one task under one draw of one intervention.
 REPETITION = ("intervention", "draw", "task")
+
+
+def _comparable(table: pd.DataFrame, column: str, reference: object, value: str) -> tuple[list[Mark], tuple[str, ...]]:
+    """The marks of each intervention under which runs did not diverge, and the caption's paragraph on the others.
+
+    A run that diverged under the intervention that the others are compared with is left out as a whole.
+    """
+    good, lost = networks.measured(table, REPETITION, within="intervention")
+    good = good[good["run"].isin(good.loc[good[column].eq(reference), "run"])]
+    return marks(good, good[column].eq(reference), value), lost
 
 
 def marks(frame: pd.DataFrame, is_reference: "pd.Series[bool]", value: str = "accuracy") -> list[Mark]:

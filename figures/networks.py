@@ -87,11 +87,27 @@ def check(table: pd.DataFrame, needed: Sequence[str], study: str) -> pd.DataFram
     return table
 
 
-def measured(table: pd.DataFrame, repetition: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows of runs that did not diverge, and the caption's paragraph on the others."""
-    lost = data.lost_runs(table, repetition)
-    bad = [run for run, _ in lost]
-    return table[~table["run"].isin(bad)], tuple(data.describe_lost(lost))
+def measured(
+    table: pd.DataFrame, repetition: Sequence[str], *, within: str | None = None
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows of runs that did not diverge, and the caption's paragraph on the others.
+
+    Args:
+        table: rows of runs.
+        repetition: columns that name what a status may belong to, such as the task.
+        within: a column by which a run is lost in parts, such as the intervention: strong noise that makes a run
+            diverge says nothing of weak noise.
+    """
+    lost = dict(data.lost_runs(table, repetition))
+    bad = table["run"].isin(lost)
+    if within is not None:
+        for run in [run for run in lost if table.loc[table["run"].eq(run), "status"].eq("ok").any()]:
+            del lost[run]
+            for part, rows in table[table["run"].eq(run)].groupby(within, sort=False, observed=True):
+                found = data.lost_runs(rows, repetition)
+                bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
+                lost |= {f"{run} under {part}": what for _, what in found}
+    return table[~bad], tuple(data.describe_lost(lost.items()))
 
 
 def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:

@@ -100,6 +100,15 @@ def test_tables_that_cannot_be_walked_through_are_refused():
         explorer.from_table(table().drop(columns="loss"))
 
 
+def test_a_strength_that_makes_tasks_diverge_is_named_and_the_others_are_there():
+    frame = table()
+    lost = frame["intervention"].eq("FC noise 4") & frame["task"].eq(0)
+    frame.loc[lost, ["loss", "accuracy", "cka C1", "cka FC"]] = np.nan
+    trace = explorer.from_table(frame.assign(status=np.where(lost, "diverged", "ok")))
+    assert trace.strengths == (0, 0.5)
+    assert trace.caption[-1] == "Not averaged in: r under FC noise 4 (diverged on 2 of 8 tasks)."
+
+
 def test_a_missing_ipywidgets_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(FigureError, match=r"pip install 'adaptlens\[lab\]'"):

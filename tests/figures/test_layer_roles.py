@@ -109,3 +109,29 @@ def test_a_run_that_diverged_leaves_an_empty_figure_that_says_so(results):
     assert (trace.value, trace.frozen) == ("accuracy", ())
     assert "(diverged)." in trace.caption[-1]
     layer_roles.draw(trace)
+
+
+def test_an_intervention_under_which_a_task_diverged_is_named_and_the_others_are_drawn(results):
+    roles, noise = rows("layer_roles"), rows("fc_noise")
+    for frame, name in ((roles, "adapt only head"), (noise, "head noise 8")):
+        lost = frame["intervention"].eq(name) & frame["task"].eq(1) & frame["draw"].eq(0)
+        frame["status"] = np.where(lost, "diverged", "ok")
+        frame.loc[lost, ["loss", "accuracy"]] = np.nan
+    written = [results.studied(study, frame) for study, frame in (("layer_roles", roles), ("fc_noise", noise))]
+    trace = layer_roles.from_table(*written)
+    run = written[0]["run"].iloc[0]
+    assert [mark.layer for mark in trace.frozen] == list(LAYERS)
+    assert [mark.layer for mark in trace.alone] == list(LAYERS[:-1])
+    assert [mark.std for mark in trace.noise] == [0, 1]
+    assert f"Not averaged in: {run} under adapt only head (diverged on 1 of 4 tasks)." in trace.caption
+    assert f"Not averaged in: {run} under head noise 8 (diverged on 1 of 8 tasks)." in trace.caption
+    layer_roles.draw(trace)
+
+
+def test_without_what_the_others_are_compared_with_nothing_is_drawn(results):
+    frame = rows("layer_roles")
+    lost = frame["intervention"].eq("none") & frame["task"].eq(1)
+    frame = frame.assign(status=np.where(lost, "diverged", "ok"))
+    frame.loc[lost, ["loss", "accuracy"]] = np.nan
+    trace = layer_roles.from_table(results.studied("layer_roles", frame, write=False))
+    assert (trace.frozen, trace.alone, trace.all_adapt) == ((), (), None)
