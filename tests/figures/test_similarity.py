@@ -15,7 +15,6 @@ TASKS = 12
 
 
 def value_of(compared, layer, measure, task, seed=0):
-    # No resample has the very mean of the values, but by chance: rounding would decide on which side it counts.
     return math.sin(sum(map(ord, compared + layer + measure)) * 7 + 5 * task + 13 * seed) ** 2
 
 
@@ -42,7 +41,9 @@ def test_every_point_is_the_mean_over_seeds_and_tasks(results):
                     np.mean([value_of(compared, layer, measure, t, seed) for seed in (0, 1)]) for t in range(TASKS)
                 ]
                 alone = interval(by_hand)
-                assert (over.mean, over.low, over.high) == pytest.approx((alone.mean, alone.low, alone.high))
+                assert over.mean == pytest.approx(alone.mean)
+                # Of 9,999 resamples one or two may by rounding fall on the other side of the mean.
+                assert (over.low, over.high) == pytest.approx((alone.low, alone.high), rel=1e-3)
     assert trace.caption[0].startswith("Mean over seeds and test tasks; whisker: 95 % BCa")
 
 
