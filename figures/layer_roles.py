@@ -144,7 +144,9 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
 REPETITION = ("intervention", "draw", "task")
 
 
-def _comparable(table: pd.DataFrame, column: str, reference: str | float, value: str) -> tuple[list[Mark], tuple[str, ...]]:
+def _comparable(
+    table: pd.DataFrame, column: str, reference: str | float, value: str
+) -> tuple[list[Mark], tuple[str, ...]]:
     """The marks of each intervention under which runs did not diverge, and the caption's paragraph on the others.
 
     A run that diverged under the intervention that the others are compared with is left out as a whole.
