@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
 from scipy.stats import DegenerateDataWarning, bootstrap
 
 from analysis.errors import StudyError
@@ -183,6 +184,90 @@ def task_interval(
         StudyError: if the runs did not all meet the same tasks once, and as `interval`.
     """
     return interval(_per_task(table, value, task), level, seed, over="tasks", num_resamples=num_resamples)
+
+
+def task_intervals(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    value: str = "accuracy",
+    level: float = 0.95,
+    seed: int = 0,
+    *,
+    task: Sequence[str] = ("task_seed", "task"),
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[tuple[Any, ...], Interval]:
+    """`task_interval` of every cell of a table, in one pass: a figure has hundreds of them.
+
+    Cells of equally many tasks are resampled together, by the random numbers that `task_interval` draws for each.
+
+    Args:
+        table: one row a run, cell and task; a cell may lack tasks that others have.
+        by: columns that name a cell, such as the layer and the step.
+        value, level, seed, task, num_resamples: as `task_interval`.
+
+    Returns:
+        The intervals by the values of `by`, in the order in which cells appear in the table.
+
+    Raises:
+        StudyError: as `task_interval`.
+    """
+    cell, keys = list(by), list(task)
+    _need(table, [value, "run", *cell, *keys])
+    if table.duplicated(["run", *cell, *keys]).any():
+        raise StudyError("a run has more than one row for a task; choose one step, split and kind of points first")
+    if bad := int((~np.isfinite(table[value])).sum()):
+        raise StudyError(f"{bad} of {len(table)} values are not finite; choose the rows whose status is ok")
+    runs = table.groupby(cell, observed=True)["run"].transform("nunique")
+    met = (
+        table.assign(runs=runs)
+        .groupby([*cell, *keys], observed=True, sort=False)
+        .agg(mean=(value, "mean"), size=(value, "size"), runs=("runs", "first"))
+    )
+    if (met["size"] != met["runs"]).any():
+        raise StudyError("the runs did not meet the same tasks, so they cannot be averaged task by task")
+    by_cell = met["mean"].groupby(level=list(range(len(cell))), observed=True, sort=False)
+    samples = {name if isinstance(name, tuple) else (name,): part.to_numpy(np.float64) for name, part in by_cell}
+    found: dict[tuple[Any, ...], Interval] = {}
+    for n in {len(values) for values in samples.values()}:
+        names = [name for name, values in samples.items() if len(values) == n]
+        ends = _means_interval(np.stack([samples[name] for name in names], axis=1), level, seed, num_resamples)
+        for name, (low, high, kind) in zip(names, ends, strict=True):
+            found[name] = Interval(float(samples[name].mean()), low, high, level, kind, n, "tasks")
+    return {name: found[name] for name in samples}
+
+
+def _means_interval(values: np.ndarray, level: float, seed: int, num_resamples: int) -> list[tuple[float, float, str]]:
+    """Ends and kind of the bootstrap interval of the mean of each column of values (n, k), as in `interval`.
+
+    A resample is told by how often it has each row, so that the means of all columns are one product.
+    """
+    n, k = values.shape
+    if n == 1:
+        return [(math.nan, math.nan, "none")] * k
+    rng, rows = np.random.default_rng(seed), max(1, _BATCH_NUMBERS // n)
+    centred = values - values.mean(axis=0)
+    parts = []
+    for first in range(0, num_resamples, rows):
+        drawn = rng.integers(0, n, (min(rows, num_resamples - first), n))
+        counts = np.bincount((drawn + n * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size)
+        parts.append(counts.reshape(drawn.shape) @ centred / n)
+    means = np.concatenate(parts)
+    alpha = (1 - level) / 2
+    bias = ndtri(((means < 0).mean(axis=0) + (means <= 0).mean(axis=0)) / 2)
+    found = []
+    for j in range(k):
+        levels, kind = np.array([alpha, 1 - alpha]), "percentile"
+        if np.ptp(values[:, j]):  # else there is no BCa interval
+            x = centred[:, j]
+            acceleration = (x**3).sum() / (6 * (x**2).sum() ** 1.5)
+            z = bias[j] + ndtri(levels)
+            with np.errstate(invalid="ignore"):  # a bias that is not finite, for which there is none either
+                corrected = ndtr(bias[j] + z / (1 - acceleration * z))
+            if np.isfinite(corrected).all():
+                levels, kind = corrected, "bca"
+        low, high = np.quantile(means[:, j], levels) + values[:, j].mean()
+        found.append((float(low), float(high), kind))
+    return found
 
 
 def paired_task_interval(

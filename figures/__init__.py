@@ -10,6 +10,8 @@ from typing import Any
 _HOME = {
     "FIGURES": "figures.registry",
     "FigureError": "figures.errors",
+    "draw": "figures.registry",
+    "explore": "figures.explorer",
     "read_runs": "figures.data",
     "read_ceilings": "figures.data",
 }

@@ -31,12 +31,12 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<8} {entry.shows}" for name, entry in FIGURES.items())
+    listing = "\n".join(f"  {name:<17} {entry.shows}" for name, entry in FIGURES.items())
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw the figures and tables of the paper from stored results. Accuracies are in percent.",
-        epilog=f"figures:\n{listing}\n  all      every one of these for which there are results; says what is missing\n"
-        "  report   one HTML page of them all, the paper's numbers beside ours, and where each is from (not in `all`)",
+        epilog=f"figures:\n{listing}\n  {'all':<17} each of these for which there are results; says what is missing\n"
+        f"  {'report':<17} one HTML page of them all, the paper's numbers beside ours, and where each is from",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help=f"{', '.join(FIGURES)}, all, or report")

@@ -1,52 +1,20 @@
 """Figure 2: which layers of a CNN adapt, and what noise on the last one does to adaptation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from analysis.statistics import Interval, paired_task_interval, task_interval
-from figures import comparison, data, style
+from figures import comparison, data, layer_roles, networks, style
 from figures.comparison import Number
 from figures.data import Runs, Where
 from figures.errors import MissingTable
-
-MEASURED = ("steps", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy")
-ROLES = ("layer_roles", ("kind", "layer", *MEASURED))
-NOISE = ("fc_noise", ("std", "layer", *MEASURED))
-
-# A colour for each role, none of them a method's.
-FROZEN, ALONE, NOISY = "#33638d", "#d1495b", "#6a4c93"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Accuracy under one intervention, in percent.
-
-    Attributes:
-        name: the intervention's, or the noise's strength in words.
-        layer: the layer it is about, empty for none.
-        std: strength of the noise, 0 for none.
-        over: mean over runs and tasks, and its interval over tasks.
-        seeds: mean accuracy of each run.
-        against: difference to adapting all layers (or, of noise, to none), and its paired interval over tasks.
-        tables: where it is from, study/id.
-    """
-
-    name: str
-    layer: str
-    std: float
-    over: Interval
-    seeds: tuple[float, ...]
-    against: Interval
-    tables: tuple[str, ...]
+from figures.layer_roles import ALL_ADAPT, ALONE, FROZEN, NOISE, REPETITION, ROLES, Mark
 
 
 @dataclass(frozen=True)
@@ -131,13 +99,15 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
 
 
 def _trace(dataset: str, studies: dict[str, Runs]) -> Trace:
-    roles = _marks(studies.get("layer_roles"), lambda rows: rows["kind"].eq("none"))
-    noise = _marks(studies.get("fc_noise"), lambda rows: rows["std"].eq(0))
+    tables = {study: runs.frame for study, runs in studies.items()}
+    rows, noisy = tables.get("layer_roles"), tables.get("fc_noise")
+    roles = [] if rows is None else layer_roles.marks(rows, rows["kind"].eq("none"), "layer_roles")
+    noise = [] if noisy is None else layer_roles.marks(noisy, noisy["std"].eq(0), "fc_noise")
     runs = next(iter(studies.values()))
     config = next(iter(runs.configs.values()))
     title, chance = data.heading(dataset, config)
     layers = [] if "fc_noise" not in studies else list(studies["fc_noise"].frame["layer"].unique())
-    lost = [one for study in studies.values() for one in data.lost_runs(study.frame, ["intervention", "draw", "task"])]
+    lost = [one for study in studies.values() for one in data.lost_runs(study.frame, REPETITION)]
     intervals = {data.interval_name(mark.over) for mark in (*roles, *noise)} - {""}
     draws = 0 if "fc_noise" not in studies else int(studies["fc_noise"].frame["draw"].max()) + 1
     seeds = sorted({int(config["seed"]) for study in studies.values() for config in study.configs.values()})
@@ -150,10 +120,7 @@ def _trace(dataset: str, studies: dict[str, Runs]) -> Trace:
         f"iterations not stated); {num_tasks} test tasks (paper: 100); batch norm on the batch at hand.",
     ]
     if noise:
-        caption.append(
-            f"Right: all layers but the last two are fixed; noise is added to {layers[0]} before adaptation, in units "
-            f"of the root mean square of its weights, {draws} draw{'s' if draws > 1 else ''} a task."
-        )
+        caption.append(layer_roles.describe_noise(layers[0], draws))
     return Trace(
         dataset=dataset,
         title=title,
@@ -165,39 +132,6 @@ def _trace(dataset: str, studies: dict[str, Runs]) -> Trace:
         noisy_layer=layers[0] if layers else "",
         caption=(*caption, *data.describe_lost(lost)),
     )
-
-
-def _marks(runs: Runs | None, is_reference: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> list[Mark]:
-    """Each intervention of the runs that did not diverge, in the order of the table."""
-    if runs is None:
-        return []
-    frame = runs.frame
-    bad = {run for run, _ in data.lost_runs(frame, ["intervention", "draw", "task"])}
-    frame = frame[~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])]
-    if not len(frame):
-        return []
-    keys = ["run", "seed", "intervention", "task_seed", "task"]
-
-    def per_task(rows: pd.DataFrame) -> pd.DataFrame:
-        # Draws of a task are no further tasks: they are averaged first.
-        return (100 * rows.set_index(keys)["accuracy"]).groupby(level=keys, observed=True).mean().reset_index()
-
-    reference = per_task(frame[is_reference(frame)])
-    marks = []
-    for name, rows in frame.groupby("intervention", sort=False, observed=True):
-        mine = per_task(rows)
-        marks.append(
-            Mark(
-                name=str(name),
-                layer=str(rows["layer"].iloc[0]),
-                std=float(rows["std"].iloc[0]) if "std" in rows else 0.0,
-                over=task_interval(mine),
-                seeds=tuple(mine.groupby("seed")["accuracy"].mean()),
-                against=paired_task_interval(mine, reference),
-                tables=runs.tables,
-            )
-        )
-    return marks
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
@@ -219,20 +153,17 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
 def _draw_roles(ax: Axes, trace: Trace) -> None:
     if trace.all_adapt is not None:
         over = trace.all_adapt.over
-        ax.axhline(over.mean, color="black", linewidth=1.0, zorder=1.6)
+        ax.axhline(over.mean, zorder=1.6, **ALL_ADAPT)
         if np.isfinite(over.low):
             ax.axhspan(over.low, over.high, color="black", alpha=0.12, linewidth=0, zorder=1.4)
     for shift, colour, marks in ((-0.2, FROZEN, trace.frozen), (0.2, ALONE, trace.alone)):
         for i, mark in enumerate(marks):
             x = i + shift
             ax.bar(x, mark.over.mean, width=0.36, color=colour, alpha=0.75, zorder=2)
-            _whisker(ax, x, mark.over)
+            networks.whisker(ax, x, mark.over.mean, mark.over, color="black", linewidth=0.9, capsize=2.0, zorder=4)
             if len(mark.seeds) > 1:
                 offsets = np.linspace(-0.1, 0.1, len(mark.seeds))
-                ax.plot(
-                    x + offsets, mark.seeds, linestyle="none", marker="o", markersize=2.2, color="white",
-                    markeredgecolor=colour, markeredgewidth=0.5, zorder=3.5,
-                )  # fmt: skip
+                ax.plot(x + offsets, mark.seeds, **layer_roles.seed_dots(colour))
             ax.text(x, 2, f"{mark.over.mean:.0f}", ha="center", va="bottom", fontsize=7, color="white", zorder=4)
     ax.set_xticks(range(len(trace.frozen)), [mark.layer for mark in trace.frozen])
     ax.set_xlim(-0.6, len(trace.frozen) - 0.4)
@@ -240,54 +171,17 @@ def _draw_roles(ax: Axes, trace: Trace) -> None:
 
 
 def _draw_noise(ax: Axes, trace: Trace) -> None:
-    x = range(len(trace.noise))
-    means = [mark.over.mean for mark in trace.noise]
-    ax.plot(x, means, color=NOISY, marker="o", markersize=3.2, zorder=3)
-    if all(np.isfinite(mark.over.low) for mark in trace.noise):
-        low, high = ([getattr(mark.over, end) for mark in trace.noise] for end in ("low", "high"))
-        ax.fill_between(x, low, high, color=NOISY, alpha=0.2, linewidth=0, zorder=2)
-    ax.set_xticks(x, [f"{mark.std:g}" for mark in trace.noise])
-    ax.set_xlabel(f"noise on {trace.noisy_layer} (in its own scale)")
+    layer_roles.draw_noise(ax, trace.noise, trace.noisy_layer)
     ax.set_title("all but the last two layers fixed,\nnoise before adaptation", linespacing=1.1)
 
 
-def _whisker(ax: Axes, x: float, over: Interval) -> None:
-    if np.isfinite(over.low):
-        ends = [[over.mean - over.low], [over.high - over.mean]]
-        ax.errorbar(x, over.mean, ends, color="black", linewidth=0.9, capsize=2.0, zorder=4)
-
-
 def _legend(figure: Figure, trace: Trace) -> None:
-    handles: list[Any] = []
-    if trace.frozen:
-        handles += [
-            Line2D([], [], color="black", linewidth=1.0, label="all layers adapt"),
-            Patch(color=FROZEN, alpha=0.75, label="only this frozen"),
-            Patch(color=ALONE, alpha=0.75, label="only this adapts"),
-        ]
+    handles: list[Any] = layer_roles.roles_legend() if trace.frozen else []
     handles.append(Line2D([], [], label="chance", **style.CHANCE))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), borderaxespad=0.3)
 
 
 def texts(trace: Trace) -> dict[str, str]:
     """The numbers as Markdown: each intervention, and its difference to adapting all layers, or to no noise."""
-    lines = [
-        f"**{trace.title.replace(chr(10), ', ')}** (accuracy in percent, [95 % interval over tasks])",
-        "",
-        "| intervention | accuracy | difference | against |",
-        "|---|---|---|---|",
-    ]
-    rows = [(mark, "all layers adapt") for mark in (*trace.frozen, *trace.alone)]
-    if trace.all_adapt is not None:
-        lines.append(f"| all layers adapt | {_shown(trace.all_adapt.over)} | | |")
-    lines += [f"| {mark.name} | {_shown(mark.over)} | {_shown(mark.against, '+')} | {of} |" for mark, of in rows]
-    for mark in trace.noise:
-        against = f"{_shown(mark.against, '+')} | no noise" if mark.std else " | "
-        lines.append(f"| {mark.name} | {_shown(mark.over)} | {against} |")
-    return {"md": "\n".join([*lines, "", *trace.caption, ""])}
-
-
-def _shown(over: Interval, sign: str = "") -> str:
-    if not np.isfinite(over.low):
-        return f"{over.mean:{sign}.1f}"
-    return f"{over.mean:{sign}.1f} [{over.low:{sign}.1f}, {over.high:{sign}.1f}]"
+    title, roles = trace.title.replace(chr(10), ", "), (*trace.frozen, *trace.alone)
+    return layer_roles.markdown(title, "accuracy in percent", trace.all_adapt, roles, trace.noise, trace.caption)

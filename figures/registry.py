@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import (
+    adaptation_path,
     fig1,
     fig2,
     fig3,
@@ -16,6 +17,11 @@ from figures import (
     fig_a2,
     fig_a3,
     inside_optimizer,
+    label_permutation,
+    layer_roles,
+    loss_line,
+    similarity,
+    style,
     table1,
     table2,
     table_a1,
@@ -23,6 +29,7 @@ from figures import (
     when_shallow_fails,
 )
 from figures.data import Where
+from figures.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -105,4 +112,54 @@ FIGURES: dict[str, Entry] = {
         when_shallow_fails.traces,
         when_shallow_fails.draw,
     ),
+    "layer_roles": Entry(
+        "what fig2 shows, of every network that was measured, with the differences to adapting all layers drawn, too",
+        layer_roles.traces,
+        layer_roles.draw,
+        layer_roles.texts,
+    ),
+    "similarity": Entry(
+        "how far each layer's outputs stay what they were through adaptation, and against the untrained network",
+        similarity.traces,
+        similarity.draw,
+    ),
+    "adaptation_path": Entry(
+        "how each layer's weights and outputs move, step by step: a panel a probe, a line a layer",
+        adaptation_path.traces,
+        adaptation_path.draw,
+    ),
+    "loss_line": Entry(
+        "loss and accuracy along the line from where adaptation starts to where it ends, and beyond",
+        loss_line.traces,
+        loss_line.draw,
+    ),
+    "label_permutation": Entry(
+        "how far each task's accuracy spreads over random orders of its classes",
+        label_permutation.traces,
+        label_permutation.draw,
+    ),
 }
+
+
+def draw(
+    name: str, results: str | Path = "results", where: Sequence[Where | str] = ()
+) -> dict[str, tuple[Figure, dict[str, Axes]]]:
+    """Draw one figure from stored tables, for a notebook; nothing is written.
+
+    Args:
+        name: name in `FIGURES`.
+        results: folder of results.
+        where: choices of runs, such as "glyphs:iterations=600".
+
+    Returns:
+        Figure and axes by file name: some figures are one for each data set or network.
+
+    Raises:
+        FigureError: for an unknown name, listing the known ones, or what cannot be drawn.
+        StudyError: for a damaged table.
+    """
+    if name not in FIGURES:
+        raise unknown_name("figure", name, FIGURES)
+    choices = [Where.parse(choice) if isinstance(choice, str) else choice for choice in where]
+    with style.context():
+        return {stem: FIGURES[name].draw(trace) for stem, trace in FIGURES[name].traces(results, choices).items()}

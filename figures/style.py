@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -49,6 +50,7 @@ _METHODS = {
     "alpha_maml": Look("Alpha MAML", "#e7298a", "d"),
 }
 _MODELS = {"lr": "LR", "linnet": "LinNet", "cnn": "CNN"}
+_OWN = "own:"  # what the names of networks and tasks from outside begin with
 LOOKS: dict[tuple[str, str], Look] = {
     (model, method): Look(f"{shown} w/ {look.name}" if look.name else shown, look.colour, look.marker)
     for model, shown in _MODELS.items()
@@ -83,6 +85,9 @@ def look_of(model: str, method: str) -> Look:
     Raises:
         FigureError: for a pair that has none.
     """
+    if model.startswith(_OWN) and method in _METHODS:
+        shown, look = model.removeprefix(_OWN), _METHODS[method]
+        return Look(f"{shown} w/ {look.name}" if look.name else shown, look.colour, look.marker)
     if (model, method) not in LOOKS:
         known = ", ".join(f"{m}/{k}" for m, k in LOOKS)
         raise FigureError(f"no colour for model and method {model}/{method}; known: {known}")
@@ -110,9 +115,14 @@ def method_name(method: str) -> str:
     return method.replace("_", " ") if look is None else look.name or "MAML"
 
 
+def layer_colours(num_layers: int) -> list[Any]:
+    """A colour a layer, from the first (dark) to the last (light): their order can be seen."""
+    return [plt.get_cmap("viridis")(x) for x in np.linspace(0.0, 0.88, num_layers)]
+
+
 def dataset_name(dataset: str) -> str:
     """The data set's name on paper."""
-    return DATASETS.get(dataset, dataset)
+    return DATASETS.get(dataset, dataset.replace(_OWN, "own ", 1))
 
 
 def context() -> AbstractContextManager[None]:

@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from analysis.errors import StudyError
-from analysis.statistics import interval, paired_interval, paired_task_interval, seed_spread, task_interval
+from analysis.statistics import (
+    interval,
+    paired_interval,
+    paired_task_interval,
+    seed_spread,
+    task_interval,
+    task_intervals,
+)
 
 
 def runs(means, num_tasks=50, spread=0.1, seed=0):
@@ -172,3 +179,54 @@ def test_one_seed_has_no_standard_deviation():
     assert found.n == 1
     with pytest.raises(StudyError, match="not finite"):
         seed_spread(runs([math.nan, 0.5]))
+
+
+def cells(num_tasks):
+    """A table of two runs with so many tasks in each cell, by layer."""
+    rng = np.random.default_rng(2)
+    rows = [
+        (run, layer, step, 0, task, rng.exponential())
+        for run in "ab" for layer, number in num_tasks.items() for step in (0, 1) for task in range(number)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["run", "layer", "step", "task_seed", "task", "accuracy"])
+
+
+def test_the_intervals_of_all_cells_are_those_of_each():
+    table = cells({"x": 37, "y": 37, "z": 23, "single": 1})
+    found = task_intervals(table, ["layer", "step"])
+    assert list(found) == [(layer, step) for layer in ("x", "y", "z", "single") for step in (0, 1)]
+    for (layer, step), over in found.items():
+        alone = task_interval(table[(table["layer"] == layer) & (table["step"] == step)])
+        # The same random numbers, summed in another order.
+        for end in ("mean", "low", "high"):
+            assert getattr(over, end) == pytest.approx(getattr(alone, end), rel=1e-12, nan_ok=True)
+        assert (over.kind, over.n, over.over) == (alone.kind, alone.n, alone.over)
+
+
+def test_a_cell_without_variance_has_an_interval_of_no_length():
+    table = cells({"x": 9, "y": 9})
+    table.loc[table["layer"] == "x", "accuracy"] = 0.3
+    found = task_intervals(table, ["layer"], task=("step", "task"))
+    assert (found[("x",)].kind, found[("y",)].kind) == ("percentile", "bca")
+    assert found[("x",)].low == pytest.approx(0.3, abs=1e-15)
+    assert found[("x",)].high == pytest.approx(0.3, abs=1e-15)
+
+
+def test_resampling_in_batches_is_resampling_at_once(monkeypatch):
+    table = cells({"x": 9})
+    whole = task_intervals(table, ["layer", "step"])
+    monkeypatch.setattr("analysis.statistics._BATCH_NUMBERS", 9 * 1000)
+    assert task_intervals(table, ["layer", "step"]) == whole
+
+
+def test_cells_that_cannot_be_averaged_are_refused():
+    table = cells({"x": 5, "y": 5})
+    with pytest.raises(StudyError, match="more than one row for a task"):
+        task_intervals(table, ["layer"])
+    with pytest.raises(StudyError, match="did not meet the same tasks"):
+        task_intervals(table.iloc[:-1], ["layer", "step"])
+    with pytest.raises(StudyError, match="1 of 40 values are not finite"):
+        task_intervals(table.assign(accuracy=table["accuracy"].where(table.index != 3)), ["layer", "step"])
+    with pytest.raises(StudyError, match="lacks column place"):
+        task_intervals(table, ["place"])
+    assert task_intervals(table.iloc[:0], ["layer", "step"]) == {}

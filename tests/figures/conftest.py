@@ -150,6 +150,30 @@ class Results:
         name = id or f"{dataset}-cnn-{layers}-s{task_seed}"
         write_table(self.folder, "upper_bound", name, frame, provenance(command="test"))
 
+    def studied(
+        self, study: str, rows: pd.DataFrame, seed: int = 0, *, write: bool = True, model: str = "cnn",
+        dataset: str = "glyphs", method: str = "maml", **changes: Any,
+    ) -> pd.DataFrame:  # fmt: skip
+        """A table of a study of single networks, of these rows, which may lack what all such tables have; also written.
+
+        `changes` are of the run's configuration: `depth`, `ways`, `own`, ...
+        """
+        base = {"depth": 4 if model == "cnn" else None, "ways": 10, "shots": 5, "steps": 2, "own": None, **changes}
+        config = {**self.config(dataset, "cnn", method, seed), **base, "model": model}
+        run = f"{self.run_id(config)}-{config['own'] or 'x'}".replace(":", ".")
+        whole = {name: pd.array([value] * len(rows), dtype="Int64") for name, value in (
+            ("layers", config["depth"]), ("ways", config["ways"]), ("shots", config["shots"])
+        )}  # fmt: skip
+        known = {
+            "run": run, "dataset": dataset, "model": model, "method": method, "seed": seed, "status": "ok",
+            "norm_mode": config["norm_mode"] or "", "task_seed": 0, **whole,
+            **{name: config[name] for name in ("steps", "adapt_lr", "iterations", "tasks_per_iteration")},
+        }  # fmt: skip
+        frame = rows.assign(**{name: value for name, value in known.items() if name not in rows})
+        if write:
+            write_table(self.folder, study, run, frame, provenance(config=config, command="test"))
+        return frame
+
     def ceilings(self, values: Mapping[tuple[str, str], Sequence[float]], *, points: int = 1000, id: str = "c") -> None:
         """Add a table ceilings; accuracies (fractions) by task, by (ceiling, evaluated_on)."""
         frame = pd.DataFrame(

@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis.statistics import Interval
 from figures import comparison, fig2, table1, table2, table_a1
 from figures.comparison import Number
+from figures.layer_roles import Mark
 from figures.paper import PUBLISHED
 
 STUDY = "optimizer_comparison"
@@ -132,10 +134,10 @@ def test_an_upper_bound_belongs_to_no_run(results):
 
 def test_what_figure_2_draws_has_no_published_number():
     def over(mean):
-        return fig2.Interval(mean, mean - 1, mean + 1, 0.95, "bca", 7, "tasks")
+        return Interval(mean, mean - 1, mean + 1, 0.95, "bca", 7, "tasks")
 
     def mark(name, std=0.0):
-        return fig2.Mark(name, "C1", std, over(90.0), (89.0, 91.0), over(-3.0), ("layer_roles/a",))
+        return Mark(name, "C1", std, over(90.0), (89.0, 91.0), over(-3.0), ("layer_roles/a",))
 
     marks = mark("none"), (mark("freeze C1"),), (), (mark("FC noise 0"), mark("FC noise 2", 2.0))
     found = fig2.Trace("glyphs", "", 10.0, *marks, "FC", ()).numbers

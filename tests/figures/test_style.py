@@ -27,6 +27,13 @@ def test_names_are_the_papers():
     assert names == ["LR", "LinNet", "LR w/ KLin", "LR w/ KFC", "CNN", "CNN w/ KFC"]
 
 
+def test_networks_and_tasks_from_outside_have_their_own_names():
+    assert style.name_of("own:ResNet", "maml") == "ResNet"
+    assert style.name_of("own:ResNet", "kfc") == "ResNet w/ KFC"
+    assert style.look_of("own:ResNet", "kfc").colour == style.look_of("cnn", "kfc").colour
+    assert style.dataset_name("own:tasks") == "own tasks"
+
+
 def test_no_two_methods_look_alike():
     looks = [look for (model, _), look in style.LOOKS.items() if model == "lr"] + [style.look_of("linnet", "maml")]
     assert len({look.marker for look in looks}) == len(looks)

@@ -1,0 +1,194 @@
+"""What figures of single networks share: which runs go into one figure, what they are called, how layers are laid out.
+
+The paper's figures put chosen networks side by side. These draw any network that was measured, one a figure, with as
+many layers as it has, and are made of columns alone, so that a table in memory can be drawn as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from analysis.statistics import Interval
+from figures import data, style
+from figures.data import Where
+from figures.errors import FigureError
+
+# The columns of every study of single networks that these figures use.
+COLUMNS = (
+    "run", "dataset", "model", "method", "seed", "status", "layers", "norm_mode", "ways", "shots", "steps",
+    "iterations", "tasks_per_iteration", "task_seed", "task",
+)  # fmt: skip
+# What the runs of one table must have in common to be averaged: all of these but the seed.
+_SHARED = (
+    "dataset", "model", "method", "layers", "norm_mode", "ways", "shots", "steps", "adapt_lr", "iterations",
+    "tasks_per_iteration",
+)  # fmt: skip
+LAYER_HEIGHT = 0.24  # inches
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network of a figure.
+
+    Attributes:
+        title: what it is and what it was measured on, in one line.
+        chance: accuracy of guessing in percent, NaN where there is no such thing.
+        caption: paragraphs on the tasks, the training and what is not averaged in.
+    """
+
+    title: str
+    chance: float
+    caption: tuple[str, ...]
+
+
+def tables(
+    results: str | Path, study: str, needed: Sequence[str], where: Sequence[Where] = ()
+) -> dict[str, pd.DataFrame]:
+    """The rows of a study by network: data set, model and layers, method; each of runs that differ in their seed only.
+
+    A network from outside is by itself, and its name ends in the digest that its run's id ends in.
+
+    Raises:
+        MissingTable: if the study has no table.
+        FigureError: for a missing column, or runs that differ in another setting.
+        StudyError: for a damaged table.
+    """
+    runs = data.read_runs(results, study, (*COLUMNS, *needed), where)
+    groups: dict[str, list[str]] = {}
+    for run, config in runs.configs.items():
+        parts = [config["dataset"], f"{config['model']}{config.get('depth') or ''}", config["method"]]
+        name = "_".join(part.removeprefix("own:") for part in parts)
+        groups.setdefault(f"{name}_{run.rpartition('-')[2]}" if config.get("own") else name, []).append(run)
+    return {name: data.alike(runs.where(members)).frame for name, members in sorted(groups.items())}
+
+
+def check(table: pd.DataFrame, needed: Sequence[str], study: str) -> pd.DataFrame:
+    """The table itself, once it is seen to have these columns and to be of one network.
+
+    Raises:
+        FigureError: for a missing column, an empty table, or one of several networks.
+    """
+    data.check_columns(table, (*COLUMNS, *needed), study)
+    if not len(table):
+        raise FigureError(f"the table of {study} is empty")
+    for name in _SHARED:
+        values = [str(value) for value in table[name].unique()] if name in table else []
+        if len(values) > 1:
+            raise FigureError(
+                f"the table of {study} holds runs that differ in {name} ({', '.join(values)}); choose those of one "
+                "network, such as table[table['run'] == ...]"
+            )
+    return table
+
+
+def measured(
+    table: pd.DataFrame, repetition: Sequence[str], *, within: str | None = None
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows of runs that did not diverge, and the caption's paragraph on the others.
+
+    Args:
+        table: rows of runs.
+        repetition: columns that name what a status may belong to, such as the task.
+        within: a column by which a run is lost in parts, such as the intervention: strong noise that makes a run
+            diverge says nothing of weak noise.
+    """
+    lost = dict(data.lost_runs(table, repetition))
+    bad = table["run"].isin(lost)
+    if within is not None:
+        for run in [run for run in lost if table.loc[table["run"].eq(run), "status"].eq("ok").any()]:
+            del lost[run]
+            for part, rows in table[table["run"].eq(run)].groupby(within, sort=False, observed=True):
+                found = data.lost_runs(rows, repetition)
+                bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
+                lost |= {f"{run} under {part}": what for _, what in found}
+    return table[~bad], tuple(data.describe_lost(lost.items()))
+
+
+def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:
+    """The network that a table is of.
+
+    Args:
+        table: with `COLUMNS`, of one network, lost runs included.
+        lost: the caption's paragraph on these.
+
+    Raises:
+        FigureError: for a method without a name.
+    """
+    row = table.iloc[0]
+    layers = None if pd.isna(row["layers"]) else int(row["layers"])
+    network = style.name_of(row["model"], row["method"], layers)
+    dataset, steps = style.dataset_name(row["dataset"]), int(row["steps"])
+    ways = "" if pd.isna(row["ways"]) else f"{row['ways']}-way {row['shots']}-shot"
+    chance = 50.0 if row["dataset"] == "synthetic" else np.nan if pd.isna(row["ways"]) else 100 / int(row["ways"])
+    seeds, tasks = table["seed"].nunique(), len(table[["task_seed", "task"]].drop_duplicates())
+    trained = (
+        f"{row['iterations']:,} iterations of {_counted(int(row['tasks_per_iteration']), 'task')}"
+        if row["iterations"]
+        else "trained elsewhere"
+    )
+    about = [
+        ", ".join(part for part in (ways, _counted(steps, "adaptation step")) if part),
+        f"{network}{', MAML' if row['method'] == 'maml' else ''}, {trained}",
+        f"{_counted(seeds, 'seed')}, {_counted(tasks, 'test task')}",
+    ]
+    caption = [
+        f"{dataset}: {'; '.join(about)}.",
+        *data.describe_norm({"norm_mode": row["norm_mode"]}),
+    ]
+    return Subject(
+        ", ".join(part for part in (f"{network} on {dataset}", ways) if part), chance, (" ".join(caption), *lost)
+    )
+
+
+def describe_mean(table: pd.DataFrame, mark: str, intervals: Mapping[Any, Interval] | Sequence[Interval]) -> str:
+    """The caption's sentence on what is averaged over, and what the whisker or band (`mark`) is."""
+    found = list(intervals.values()) if isinstance(intervals, Mapping) else list(intervals)
+    kinds = sorted({data.interval_name(over) for over in found} - {""})
+    averaged = "seeds and test tasks" if table["seed"].nunique() > 1 else "test tasks"
+    fewer = data.in_words(over.n for over in found)
+    few = f" ({fewer} of them: fewer where a value does not exist)" if len({over.n for over in found}) > 1 else ""
+    return f"Mean over {averaged}{few}; {mark}: {' or '.join(kinds) or 'none'}."
+
+
+def layers_down(ax: Axes, layers: Sequence[str]) -> None:
+    """Lay out an axis with a row a layer, the first on top: their names can be long, and many."""
+    ax.set_yticks(range(len(layers)), list(layers))
+    ax.set_ylim(len(layers) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    ax.grid(True, axis="x")
+
+
+def height_of(layers: Sequence[str], rows: int = 1) -> float:
+    """Height of a panel of `layers_down` with titles and labels, in inches, with so many marks a row."""
+    return 1.15 + LAYER_HEIGHT * max(4, len(layers)) * (1 if rows == 1 else 1.25)
+
+
+def whisker(ax: Axes, x: float, y: float, over: Interval, *, horizontal: bool = False, **look: Any) -> None:
+    """An interval's ends about (x, y), unless it has none."""
+    if np.isfinite(over.low):
+        ends = [[over.mean - over.low], [over.high - over.mean]]
+        x_ends, y_ends = (ends, None) if horizontal else (None, ends)
+        ax.errorbar(x, y, yerr=y_ends, xerr=x_ends, linestyle="none", **look)
+
+
+def band(ax: Axes, x: Sequence[float], over: Sequence[Interval], colour: Any, *, alpha: float = 0.2) -> None:
+    """The intervals along a line, where they have ends."""
+    low, high = (np.array([getattr(one, end) for one in over], dtype=float) for end in ("low", "high"))
+    ax.fill_between(list(x), low, high, where=np.isfinite(low).tolist(), color=colour, alpha=alpha, linewidth=0)
+
+
+def log_axis(ax: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers; what is zero, such as a first distance, is left out."""
+    ax.set_yscale("log", nonpositive="mask")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,133 @@
+"""How far each layer's outputs stay what they were: through adaptation, and against other networks, layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.statistics import Interval, task_intervals
+from figures import networks, style
+from figures.data import Where
+
+STUDY = "similarity"
+NEEDED = ("compared", "layer", "measure", "value")
+# Name, colour and marker of the measures drawn; `cka` without debiasing depends on the number of examples, and is not.
+MEASURES = {
+    "svcca": ("SVCCA", "#33638d", "o"),
+    "pwcca": ("PWCCA", "#6a4c93", "s"),
+    "debiased cka": ("debiased CKA", "#d1495b", "D"),
+}
+TITLES = {"adapted": "before and after adaptation", "untrained": "against the untrained network"}
+# What Raghu, Raghu, Bengio and Vinyals (2020, ICLR) report of canonical correlations before and after adaptation.
+RAGHU_BODY, RAGHU_HEAD = (0.9, 1.0), (0.0, 0.5)
+RAGHU_COLOUR = "#c9b458"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One network.
+
+    Attributes:
+        title: what it is.
+        layers: in its order.
+        panels: similarity by what is compared, measure and layer; what could not be measured is absent.
+        caption: paragraphs.
+    """
+
+    title: str
+    layers: tuple[str, ...]
+    panels: Mapping[str, Mapping[str, Mapping[str, Interval]]]
+    caption: tuple[str, ...]
+
+
+def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
+    """A figure for each data set and network, by file name.
+
+    Raises:
+        MissingTable: if there is none.
+        FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
+    """
+    return {f"{STUDY}_{name}": from_table(t) for name, t in networks.tables(results, STUDY, NEEDED, where).items()}
+
+
+def from_table(table: pd.DataFrame) -> Trace:
+    """What a table of the study `similarity` says of its network.
+
+    Raises:
+        FigureError: for a missing column, or a table of several networks.
+    """
+    networks.check(table, NEEDED, STUDY)
+    # Too few examples for one measure of one layer is no fault of the run.
+    told = table[~table["status"].str.startswith("failed:")]
+    good, lost = networks.measured(told, ["task"])
+    cells = task_intervals(good[good["measure"].isin(MEASURES)], ["compared", "measure", "layer"], "value")
+    layers = tuple(table["layer"].unique())
+    panels: dict[str, dict[str, dict[str, Interval]]] = {}
+    for compared in table["compared"].unique():
+        by_measure = {m: {la: cells[compared, m, la] for la in layers if (compared, m, la) in cells} for m in MEASURES}
+        panels[str(compared)] = {measure: by_layer for measure, by_layer in by_measure.items() if by_layer}
+    subject = networks.subject(table, lost)
+    caption = [
+        networks.describe_mean(good, "whisker", cells),
+        *subject.caption,
+        "1: the same but for a linear map (SVCCA, PWCCA), or a rotation and a scale (CKA); 0: unrelated. Shaded: Raghu "
+        "et al. (2020) report, of networks of their own, canonical correlations above 0.9 of convolutional layers and "
+        "below 0.5 of the head.",
+    ]
+    absent: dict[str, list[str]] = {}
+    for measure, (name, _, _) in MEASURES.items():
+        if len(good) and (without := [layer for layer in layers if ("adapted", measure, layer) not in cells]):
+            absent.setdefault(", ".join(without), []).append(name)
+    caption += [f"Too few examples for {' and '.join(names)}: {where}." for where, names in absent.items()]
+    return Trace(subject.title, layers, panels, tuple(caption))
+
+
+def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
+    """The figure, and its axes by what is compared."""
+    with style.context():
+        figure, axes = style.panels(
+            len(trace.panels), height=networks.height_of(trace.layers), caption=trace.caption, top=0.42
+        )
+        panels = dict(zip(trace.panels, axes, strict=True))
+        for compared, ax in panels.items():
+            if compared == "adapted":
+                _draw_reference(ax, len(trace.layers))
+            for i, (measure, by_layer) in enumerate(trace.panels[compared].items()):
+                _, colour, marker = MEASURES[measure]
+                y = [trace.layers.index(layer) + 0.16 * (i - 1) for layer in by_layer]
+                means = [over.mean for over in by_layer.values()]
+                ax.plot(means, y, color=colour, marker=marker, markersize=3.6, linewidth=0.9, zorder=3)
+                for position, over in zip(y, by_layer.values(), strict=True):
+                    networks.whisker(
+                        ax, over.mean, position, over, horizontal=True, color=colour, linewidth=0.9, capsize=1.5,
+                        zorder=3,
+                    )  # fmt: skip
+            networks.layers_down(ax, trace.layers)
+            low = [over.low for by_layer in trace.panels[compared].values() for over in by_layer.values()]
+            ax.set_xlim(min([-0.03, *(end - 0.02 for end in low if np.isfinite(end))]), 1.03)
+            ax.set_xlabel("similarity")
+            ax.set_title(TITLES.get(compared, f"against {compared}"))
+        for ax in axes[1:]:
+            ax.tick_params(labelleft=False)
+        handles = [
+            Line2D([], [], color=colour, marker=marker, markersize=3.6, linewidth=0.9, label=name)
+            for name, colour, marker in MEASURES.values()
+        ]
+        reference = Patch(color=RAGHU_COLOUR, alpha=0.35, linewidth=0, label="CCA, Raghu et al. (2020)")
+        figure.legend(
+            handles=[*handles, reference], title=trace.title, loc="upper center", ncols=4, borderaxespad=0.2,
+            title_fontsize=9.5,
+        )  # fmt: skip
+    return figure, panels
+
+
+def _draw_reference(ax: Axes, num_layers: int) -> None:
+    """What Raghu et al. report, all layers but the last standing for their convolutional ones."""
+    for (low, high), first, last in ((RAGHU_BODY, 0, num_layers - 1), (RAGHU_HEAD, num_layers - 1, num_layers)):
+        ax.fill_between([low, high], first - 0.5, last - 0.5, color=RAGHU_COLOUR, alpha=0.35, linewidth=0, zorder=1)
