@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).parents[2] / "notebooks"
 TEXTS = sorted(FOLDER.glob("*.md"))
 # What replaces the numbers of a cell tagged "parameters", to be done in seconds.
-SMALL: dict[str, Any] = {"num_tasks": 3, "iterations": 10}
+SMALL: dict[str, Any] = {"num_tasks": 2, "iterations": 10}
 SECONDS = 180  # at its own size, on two cores
 
 
