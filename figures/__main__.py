@@ -10,7 +10,6 @@ import matplotlib
 
 matplotlib.use("agg")  # files only, on a machine with or without a screen
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from analysis.files import write_atomically
@@ -102,11 +101,8 @@ def make(name: str, results: Path, out: Path, formats: Sequence[str], where: Seq
     written = []
     for stem, trace in entry.traces(results, where).items():
         figure, _ = entry.draw(trace)
-        try:
-            for ending in formats:
-                written.append(_write(out / f"{stem}.{ending}", figure))
-        finally:
-            plt.close(figure)
+        for ending in formats:
+            written.append(_write(out / f"{stem}.{ending}", figure))
         for ending, text in (entry.texts(trace) if entry.texts else {}).items():
             written.append(_write(out / f"{stem}.{ending}", text))
     return written

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -216,7 +215,6 @@ def explore(table: pd.DataFrame, probe: str = "cka") -> Explorer:
 
     def redraw(_: Any = None) -> None:
         figure, explorer.axes = draw(trace, strength.value, step.value)
-        plt.close(figure)  # else the notebook shows it a second time
         buffer = io.BytesIO()
         with style.context():
             figure.savefig(buffer, format="png", dpi=130)

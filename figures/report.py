@@ -187,14 +187,11 @@ def _item(name: str, stem: str, entry: Entry, trace: Any) -> Picture | Grid:
     there = [name for name in _CAPTION if hasattr(trace, name)]
     caption = tuple(paragraph for name in there for paragraph in getattr(trace, name))
     figure, _ = entry.draw(replace(trace, **dict.fromkeys(there, ())))
-    try:
-        drawn = io.StringIO()
-        # Letters as outlines: the page brings no font with it, and is read on machines that have not the style's.
-        with style.context(), plt.rc_context({"svg.fonttype": "path"}):
-            figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-        width, height = _POINTS * figure.get_size_inches()
-    finally:
-        plt.close(figure)
+    drawn = io.StringIO()
+    # Letters as outlines: the page brings no font with it, and is read on machines that have not the style's.
+    with style.context(), plt.rc_context({"svg.fonttype": "path"}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    width, height = _POINTS * figure.get_size_inches()
     return Picture(stem, dataset, drawn.getvalue(), float(width), float(height), caption, tables)
 
 

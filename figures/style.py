@@ -159,6 +159,7 @@ def panels(
     below = _CAPTION_LINE * len(lines) + 0.12 if lines else 0.0
     total = height + below + top
     figure = plt.figure(figsize=(width, total))
+    plt.close(figure)  # it lives on with its caller; a notebook would show what pyplot knows a second time
     room = (0, below / total, 1, height / total)
     figure.set_layout_engine(ConstrainedLayoutEngine(rect=room, w_pad=0.06, h_pad=0.03))
     figure.text(
