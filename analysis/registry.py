@@ -149,6 +149,15 @@ def table_id(study: str, run: Run, *, seed: int = 0) -> str:
     return run.id if of_tasks is None else of_tasks(run, seed)
 
 
+def table_of(study: str, config: TrainConfig, *, seed: int = 0) -> str:
+    """The name of the table of a run that need not be trained yet.
+
+    Raises:
+        StudyError: for an unknown study.
+    """
+    return table_id(study, Run(config, {}, {}, pd.DataFrame(), "not trained", {}), seed=seed)
+
+
 def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
     """What, together with the code, decides the numbers of a table.
 
