@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # The chain from run to figure: see Snakefile. Two jobs run side by side, each on half of the cores.
 # Snakemake keeps a cache in the home folder, and does without one where that cannot be written.
 CACHE := $(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" || echo XDG_CACHE_HOME=$(CURDIR)/.snakemake/cache)
-CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules --config
+CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
 .PHONY: help install reproduce paper figures test test-cluster bench lint clean
 

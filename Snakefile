@@ -4,7 +4,8 @@
     snakemake --cores all --config preset=record results=results      # draw what was measured: `make figures`
     snakemake --dry-run --config preset=paper results=paper           # what would run, and what it costs
 
-`--config` takes the settings of `chain.settings.Settings`, and `threads` and `gpus` of a job. What is out of date is
+`--config` takes the settings of `chain.settings.Settings`, and `threads` of a job. Snakemake's own options say more of
+resources: `--set-threads train=4`, `--set-resources train:gpu=1 train:runtime=600` (minutes). What is out of date is
 judged by what the files say (a table's provenance, the digests of runs), so that a clone or a copy changes nothing; such
 a job gets the file LATE, which is new at every call, as one more input.
 """
@@ -20,7 +21,6 @@ from chain import drawing, lists, locks
 
 options = dict(config)
 THREADS = int(options.pop("threads", max(1, (os.cpu_count() or 2) // 2)))
-GPUS = int(options.pop("gpus", 0))
 # Of the record: whatever was measured is drawn, and nothing is trained.
 IS_RECORD = options.get("preset") == "record"
 RESULTS = Path(options.get("results", "results" if IS_RECORD else "reproduced"))
@@ -91,7 +91,7 @@ if not IS_RECORD:
         resources:
             mem_mb=lambda wildcards, attempt: 4000 * attempt,
             runtime=24 * 60,
-            gpu=GPUS,
+            gpu=0,
         shell:
             f"{PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log}} 2>&1"
 
@@ -111,7 +111,7 @@ if not IS_RECORD:
         resources:
             mem_mb=lambda wildcards, attempt: 4000 * attempt,
             runtime=12 * 60,
-            gpu=GPUS,
+            gpu=0,
         shell:
             f"{PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log}} 2>&1"
 

@@ -73,8 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     from core.training import Interrupted
 
     try:
-        settings = Settings.from_config({field.name: getattr(options, field.name) for field in fields(Settings)})
-        plan = make_plan(settings)
+        plan = make_plan(_settings(options))
         if options.command == "left":
             print("\n".join([*(f"reduced: {sentence}" for sentence in plan.reductions), *costs.left_to_do(plan)]))
         elif options.command == "train":
@@ -94,6 +93,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
     return 0
+
+
+def settings_of(arguments: list[str]) -> Settings:
+    """The settings on a command line.
+
+    Raises:
+        StudyError: for settings that cannot be.
+    """
+    return _settings(_parser().parse_args(arguments))
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings.from_config({field.name: getattr(options, field.name) for field in fields(Settings)})
 
 
 def _draw_all_there(results: Path, figure: str) -> int:
