@@ -14,7 +14,6 @@ def test_only_the_tables_of_the_figure_are_drawn(made, tiny):
     picture = made / "figures" / "fig1_synthetic.png"
     before = picture.read_bytes()
     # Of another length, and of a third seed: the first would be refused, the second silently drawn.
-    study, table = next(table for table in plan.figures["fig1"] if table[0] == "post_adaptation")
     others = (
         make_plan(tiny(made.parent / "others", iterations=5, seeds=1)),
         make_plan(tiny(made.parent / "more", seeds=3)),

@@ -55,5 +55,6 @@ def test_whatever_was_measured_is_drawn(made, capsys):
 )
 def test_a_mistake_is_told_in_a_line(arguments, told, capsys):
     assert main(arguments) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: ") and told in lines[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert told in line

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors.torch import load_file
@@ -34,10 +35,8 @@ def assert_same_results(one: Path, other: Path) -> int:
         elif path.suffix == ".parquet":
             num_tables += 1
             left, right = read_table(path), read_table(theirs[name])
-            origins = [frame.attrs.pop("provenance") for frame in (left, right)]
-            assert (
-                len({json.dumps({k: v for k, v in o.items() if k not in TIMES}, sort_keys=True) for o in origins}) == 1
-            ), name
+            ours_from, theirs_from = (_untimed(frame.attrs.pop("provenance")) for frame in (left, right))
+            assert ours_from == theirs_from, f"{name}: {_difference(ours_from, theirs_from)}"
             pd.testing.assert_frame_equal(left, right, check_exact=True, obj=name)
             assert not left.duplicated().any(), f"{name} has a row twice"
         else:
@@ -48,11 +47,19 @@ def assert_same_results(one: Path, other: Path) -> int:
 def _assert_same_file_of_run(name: str, path: Path, other: Path) -> None:
     if path.suffix == ".safetensors":
         left, right = load_file(path), load_file(other)
-        assert left.keys() == right.keys() and all(left[key].equal(right[key]) for key in left), name
+        assert left.keys() == right.keys(), name
+        assert all(left[key].equal(right[key]) for key in left), name
     elif path.suffix == ".parquet":
         pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(other), check_exact=True, obj=name)
     else:
-        left, right = json.loads(path.read_text()), json.loads(other.read_text())
-        assert {k: v for k, v in left.items() if k not in TIMES} == {
-            k: v for k, v in right.items() if k not in TIMES
-        }, name
+        ours, theirs = (_untimed(json.loads(one.read_text(encoding="utf-8"))) for one in (path, other))
+        assert ours == theirs, f"{name}: {_difference(ours, theirs)}"
+
+
+def _untimed(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in TIMES}
+
+
+def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    keys = sorted(ours.keys() | theirs.keys())
+    return "; ".join(f"{k} {ours.get(k)!r} and {theirs.get(k)!r}" for k in keys if ours.get(k) != theirs.get(k))
