@@ -1,6 +1,6 @@
 """The chain from run to figure: train -> study -> figure. It says what hangs on what; `chain` knows how each is done.
 
-    snakemake --cores all --config preset=quick results=reproduced    # what `make reproduce` does
+    snakemake --cores all --config preset=quick results=reproduced together=true    # `make reproduce`
     snakemake --cores all --config preset=record results=results      # draw what was measured: `make figures`
     snakemake --dry-run --config preset=paper results=paper           # what would run, and what it costs
 
@@ -76,8 +76,9 @@ rule all:
         table_paths(TABLES),
 
 
-# Several seeds of one configuration train in one job. What it leaves is the record of the digest of each run. The runs
-# are no outputs: Snakemake deletes those before a job, and an interrupted or a longer list goes on from its runs.
+# All seeds of one configuration train in one job (with `together`, all runs that meet the same tasks). What it leaves
+# is the record of the digest of each run. The runs are no outputs: Snakemake deletes those before a job, and an
+# interrupted or a longer list goes on from its runs.
 if not IS_RECORD:
 
     rule train:

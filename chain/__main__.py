@@ -24,6 +24,7 @@ HELP = {
     "data_dir": "folder of the data sets' files (default: $DATA_DIR)",
     "device": "such as cpu or cuda (default: the GPU if there is one)",
     "tasks_per_chunk": "tasks that go through at once in training; bounds the memory",
+    "together": "one job trains all runs that meet the same tasks",
     "compile": "compile training first (20 s a method; for long runs)",
 }
 

@@ -3,7 +3,9 @@
 What is there already is judged by what the files say, not by when they were written: a clone or a copy changes nothing.
 """
 
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,7 +32,7 @@ class Plan:
 
     Attributes:
         settings: what was asked for.
-        groups: configurations that are trained in one job, by the group's name; they differ in the seed alone.
+        groups: configurations that are trained in one job, by the group's name.
         tables: the run that each table is made of, by (study, table).
         figures: the tables behind each figure, as (study, table).
         reductions: a sentence for each way in which this is shorter than the paper's.
@@ -73,7 +75,11 @@ class Plan:
         Raises:
             StudyError: as `source`.
         """
-        return group_name(self.source(study, table))
+        return self._group_of_run[self.source(study, table).id]
+
+    @cached_property
+    def _group_of_run(self) -> dict[str, str]:
+        return {config.id: name for name, configs in self.groups.items() for config in configs}
 
     def record(self, group: str) -> Path:
         """Where it is written down that a group was trained: the digest of each of its runs."""
@@ -103,7 +109,7 @@ class Plan:
         if STUDIES[study].meets_tasks:
             expected |= {"num_tasks": self.settings.all_num_tasks, "seed": TASK_SEED}
         if "run_digest" in found:
-            expected["run_digest"] = _digests(self.record(group_name(config))).get(config.id)
+            expected["run_digest"] = _digests(self.record(self.group_of(study, table))).get(config.id)
         return all(found.get(key) == value for key, value in expected.items())
 
 
@@ -116,10 +122,13 @@ def _digests(record: Path) -> dict[str, str]:
     return found["runs"] if isinstance(found, dict) and isinstance(found.get("runs"), dict) else {}
 
 
-def group_name(config: TrainConfig) -> str:
-    """The name of the group that a run is trained in: its id without the seed."""
-    first = replace(config, seed=0)
-    return f"{config.dataset}-{config.model}-{config.method}-{first.id.rpartition('-')[2]}"
+def group_name(config: TrainConfig, *, together: bool) -> str:
+    """The name of the group that a run is trained in: its id without the seed, or what its tasks are."""
+    if not together:
+        first = replace(config, seed=0)
+        return f"{config.dataset}-{config.model}-{config.method}-{first.id.rpartition('-')[2]}"
+    tasks = json.dumps([config.task_options(), config.tasks_per_iteration], sort_keys=True)
+    return f"{config.dataset}-together-{hashlib.blake2b(tasks.encode(), digest_size=5).hexdigest()}"
 
 
 def make_plan(settings: Settings) -> Plan:
@@ -154,7 +163,7 @@ def make_plan(settings: Settings) -> Plan:
                         tables.setdefault(table, config)
                         behind[table] = None
                         # All seeds of a configuration, whichever of them a table is made of.
-                        groups.setdefault(group_name(config), {})[config.id] = config
+                        groups.setdefault(group_name(config, together=settings.together), {})[config.id] = config
         if name in FIGURES and behind:
             figures[name] = tuple(behind)
     if not tables:

@@ -31,6 +31,8 @@ class Settings:
         device: such as cpu or cuda; default the GPU if there is one.
         tasks_per_chunk: tasks that go through at once in training, which bounds the memory.
         compile: whether training is compiled first.
+        together: whether all runs that meet the same tasks train in one job, which draws the tasks once; by default a
+            job is of one configuration and all its seeds. The runs are the same, bit for bit on the CPU.
 
     Raises:
         StudyError: for an unknown name, or a number below 1.
@@ -50,6 +52,7 @@ class Settings:
     device: str | None = None
     tasks_per_chunk: int | None = None
     compile: bool = False
+    together: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "results", Path(self.results))

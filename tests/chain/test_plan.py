@@ -10,6 +10,7 @@ from analysis.store import read_provenance
 from chain.lists import FIGURES, TABLES
 from chain.plan import group_name, make_plan
 from chain.settings import Settings
+from chain.steps import train
 from core import load_run
 from core.experiments import experiment
 
@@ -20,7 +21,30 @@ def test_one_group_for_the_seeds_of_a_configuration(tiny, tmp_path):
     for name, configs in plan.groups.items():
         assert [config.seed for config in configs] == [0, 1, 2]
         assert {replace(config, seed=0) for config in configs} == {configs[0]}
-        assert {group_name(config) for config in configs} == {name}
+        assert {group_name(config, together=False) for config in configs} == {name}
+
+
+def test_together_train_all_runs_that_meet_the_same_tasks(tiny, tmp_path):
+    plan = make_plan(Settings(results=tmp_path, together=True))
+    tasks = {
+        name: {(c.dataset, tuple(c.task_options().items()), c.tasks_per_iteration) for c in configs}
+        for name, configs in plan.groups.items()
+    }
+    assert all(len(found) == 1 for found in tasks.values())
+    assert len(set.union(*tasks.values())) == len(tasks) == 3  # synthetic, characters 5-way 1-shot, 10-way 5-shot
+    apart = make_plan(Settings(results=tmp_path))
+    assert plan.tables == apart.tables
+    assert {c.id for configs in plan.groups.values() for c in configs} == {
+        c.id for configs in apart.groups.values() for c in configs
+    }
+
+
+def test_trained_together_or_apart_the_tables_are_up_to_date(made, tiny):
+    plan = make_plan(tiny(made, together=True))
+    (group,) = plan.groups
+    assert not plan.is_trained(group)
+    train(plan, group)  # finds its runs finished
+    assert left(plan) == ([], [])
 
 
 @pytest.mark.parametrize(("preset", "images"), [("quick", "glyphs"), ("paper", "omniglot")])
@@ -138,8 +162,8 @@ def test_a_run_trained_again_since_is_looked_at_again(made, tiny):
 
 def test_a_table_of_another_training_of_the_run_is_late(made, tiny):
     plan = make_plan(tiny(made))
-    table, config = next((table, config) for table, config in plan.tables.items() if table[0] == "post_adaptation")
+    table = next(table for table in plan.tables if table[0] == "post_adaptation")
     digest = read_provenance(plan.path(*table))["settings"]["run_digest"]
-    record = plan.record(group_name(config))
+    record = plan.record(plan.group_of(*table))
     record.write_text(record.read_text().replace(digest, "0" * 16))
     assert left(plan) == ([], [table])
