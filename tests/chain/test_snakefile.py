@@ -196,7 +196,6 @@ def test_killed_again_and_again_the_chain_ends_with_the_same_results(once, tmp_p
         "*/run.json:1",  # a run has its weights, and is not finished
         "*/trained/*.json:1",  # a group is trained, and nobody knows
         "*/post_adaptation/*.parquet:2",  # a table is written
-        "*/ceilings/*.parquet:1",
         "*/fig1_synthetic.png:1",  # a picture is written
         "*/drawn/fig1.json:1",
     )
