@@ -9,12 +9,15 @@ from core.errors import UserError
 
 
 def left_to_do(plan: Plan) -> list[str]:
-    """One sentence for training, one for measuring, one for drawing.
+    """One sentence for training on each data set, one for measuring, one for drawing.
 
     The hours are estimated from a few iterations of each kind of run, which takes seconds; where the data are not at
     hand the sentence says so in place of hours.
     """
-    groups = [name for name in plan.groups if not plan.is_trained(name)]
+    groups: dict[str, list[str]] = {}
+    for name, configs in plan.groups.items():
+        if not plan.is_trained(name):
+            groups.setdefault(configs[0].dataset, []).append(name)
     tables = [table for table in plan.tables if not plan.is_measured(*table)]
     figures = [
         name
@@ -22,7 +25,7 @@ def left_to_do(plan: Plan) -> list[str]:
         if not is_drawn(plan.results, name, behind) or not set(tables).isdisjoint(behind)
     ]
     return [
-        f"to train: {_training(plan, groups)}",
+        *([_training(plan, dataset, names) for dataset, names in groups.items()] or ["to train: nothing"]),
         f"to measure: {len(tables)} of {len(plan.tables)} tables, on {plan.settings.all_num_tasks} test tasks each",
         f"to draw: {', '.join(figures) or 'nothing'}",
     ]
@@ -44,10 +47,8 @@ def training_cost(plan: Plan, groups: list[str]) -> Cost:
     )
 
 
-def _training(plan: Plan, groups: list[str]) -> str:
-    if not groups:
-        return "nothing"
-    jobs = f"{len(groups)} of {len(plan.groups)} groups of runs"
+def _training(plan: Plan, dataset: str, groups: list[str]) -> str:
+    jobs = f"to train on {dataset}: {len(groups)} job{'s' if len(groups) > 1 else ''}"
     try:
         cost = training_cost(plan, groups)
     except UserError as error:

@@ -130,6 +130,10 @@ def _as(name: str, value: Any, hint: Any) -> Any:
         return tuple(str(value).replace(",", " ").split()) if not isinstance(value, list | tuple) else tuple(value)
     if kind in (str, Path):
         return kind(str(value))
+    # Snakemake hands on some of what was typed as text.
+    if isinstance(value, str):
+        words = {"true": True, "false": False} if kind is bool else {value: int(value)} if value.isdecimal() else {}
+        value = words.get(value.lower(), value)
     if type(value) is not kind:
         wanted = {int: "a whole number", bool: "true or false"}[kind]
         raise StudyError(f"{name} must be {wanted}, got {value!r}")

@@ -27,6 +27,10 @@ def test_the_engine_and_the_studies_load_no_matplotlib(statement):
     assert not {"matplotlib", "seaborn", "figures"} & loaded_by(statement)
 
 
+def test_the_engine_loads_no_compiler():
+    assert not {"torch._dynamo", "torch._inductor"} & loaded_by("import core")
+
+
 @pytest.mark.parametrize(
     "statement",
     [

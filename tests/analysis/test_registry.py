@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.errors import StudyError
-from analysis.registry import STUDIES, carry_out, run_digest, study_named, table_id, up_to_date
+from analysis.registry import STUDIES, carry_out, run_digest, study_named, table_id, table_of, up_to_date
 from analysis.store import SCHEMAS, read_table
 from core import list_runs, load_run
 
@@ -82,3 +82,10 @@ def test_a_run_that_does_not_suit_is_refused(saved):
     run = runs_in(saved)["lr", "maml"]
     with pytest.raises(StudyError, match="does not suit study 'linear_collapse'"):
         carry_out(saved, "linear_collapse", run)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_tables_name_is_known_before_the_run_is_trained(saved_cnn, study):
+    for run in runs_in(saved_cnn).values():
+        if STUDIES[study].suits(run.config):
+            assert table_of(study, run.config, seed=3) == table_id(study, run, seed=3)

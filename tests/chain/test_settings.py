@@ -27,6 +27,15 @@ def test_from_the_values_of_a_configuration():
     )
 
 
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("True", True), ("false", False), (True, True)])
+def test_yes_and_no_may_be_words(text, value):
+    assert Settings.from_config({"together": text}).together is value
+
+
+def test_whole_numbers_may_be_text():
+    assert Settings.from_config({"num_tasks": "12"}).num_tasks == 12
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -38,6 +47,8 @@ def test_from_the_values_of_a_configuration():
         ({"num_tasks": 0}, "num_tasks must be at least 1, got 0"),
         ({"iterations": -1}, "iterations must be at least 1, got -1"),
         ({"seeds": "two"}, "seeds must be a whole number, got 'two'"),
+        ({"seeds": "-2"}, "seeds must be a whole number, got '-2'"),
+        ({"compile": "yes"}, "compile must be true or false, got 'yes'"),
         ({"seeds": True}, "seeds must be a whole number, got True"),
         ({"compile": 1}, "compile must be true or false, got 1"),
     ],

@@ -110,7 +110,7 @@ def test_a_dry_run_says_what_would_run_and_what_it_costs_and_does_nothing(tmp_pa
     assert code == 0
     assert jobs(output) == {"train": 2, "study": 5, "figure": 1, "all": 1, "total": 9}
     assert "reduced: synthetic_linear: 4 iterations in place of 30,000" in output
-    assert re.search(r"to train: 2 of 2 groups of runs, 16 iterations in 4 runs: \d+\.\d minutes here", output)
+    assert re.search(r"to train on synthetic: 2 jobs, 16 iterations in 4 runs: \d+\.\d minutes here", output)
     assert "to measure: 5 of 5 tables" in output
     assert "to draw: fig1" in output
     assert not project.results.exists()
@@ -127,6 +127,15 @@ def test_a_second_call_does_nothing_and_needs_no_state_of_snakemakes(project):
     code, output = project("--dry-run")
     assert (code, jobs(output)) == (0, {})
     assert project.times().keys() == before.keys()
+
+
+def test_together_or_apart_is_the_same_and_nothing_is_measured_again(project):
+    before = project.times()
+    code, output = project(settings=("together=true",))
+    assert code == 0, output
+    assert jobs(output)["train"] == 1
+    after = project.times()
+    assert {name for name in before if after[name] != before[name] and name.startswith("runs/")} == set()
 
 
 def test_one_deleted_table_returns_alone_with_its_figure(project):
