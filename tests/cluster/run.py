@@ -53,7 +53,10 @@ def nodes_of(results: Path) -> dict[str, str]:
         if (config.parent / "run.json").exists():
             continue
         for process in training(results, config.parent.name):
-            variables = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace").split("\0")
+            try:
+                variables = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue  # it has ended
             names = [text.partition("=")[2] for text in variables if text.startswith("SLURMD_NODENAME=")]
             found[config.parent.name] = names[0] if names else ""
     return found
@@ -94,7 +97,7 @@ def main() -> int:
         return 1
 
 
-def _compare(folder: Path, iterations: int = 4000) -> int:
+def _compare(folder: Path, iterations: int = 6000) -> int:
     started = time.monotonic()
     local, remote = folder / "local", folder / "cluster"
     subprocess.run(command(local, iterations, "--cores", "2"), cwd=ROOT, check=True)

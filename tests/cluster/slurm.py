@@ -44,7 +44,7 @@ def configuration(host: str, cpus: int, memory: int) -> str:
     """slurm.conf: two nodes of `cpus` cores and `memory` MB on `host`, no accounting, a dead node noticed soon."""
     return f"""{MARK}
 ClusterName=adaptlens
-SlurmctldHost={host}
+SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
