@@ -8,8 +8,10 @@ NUM_TASKS ?= 50
 # Characters for the image experiments: the embedded glyphs, or the Omniglot files in DATA_DIR.
 IMAGES ?= $(if $(DATA_DIR),omniglot,glyphs)
 BIN := $(VENV)/bin
-# Two trainings run side by side, each on half of the cores: their operations are too small to share more.
-HALF = $(shell $(PYTHON) -c "import os; print(max(1, (os.cpu_count() or 2) // 2))")
+# The chain from run to figure: see Snakefile. Two jobs run side by side, each on half of the cores.
+# Snakemake keeps a cache in the home folder, and does without one where that cannot be written.
+CACHE := $(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" || echo XDG_CACHE_HOME=$(CURDIR)/.snakemake/cache)
+CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
 # What the paper reports, at its full length: see `make paper`.
 PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cifar_fs_depth cifar_fs_optimizers \
@@ -17,6 +19,7 @@ PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cif
 
 .PHONY: help install reproduce train-linear train-cnn studies paper figures test notebooks bench lint clean
 .PHONY: help install reproduce train-linear train-cnn studies paper figures test test-browser bench lint clean
+.PHONY: help install reproduce paper figures test test-cluster bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,30 +32,15 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 reproduce: install  ## train, measure and draw every figure and table on this machine in 15 minutes, into RESULTS
-	$(MAKE) --no-print-directory -j2 train-cnn train-linear
-	$(MAKE) --no-print-directory studies
-	$(BIN)/python -m figures all --results $(RESULTS) --out $(RESULTS)/figures
-
-train-linear: install
-	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment synthetic_linear --results $(RESULTS)
-	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment $(IMAGES)_linear --results $(RESULTS)
-
-train-cnn: install
-	OMP_NUM_THREADS=$(HALF) $(BIN)/python -m core experiment $(IMAGES)_depth $(IMAGES)_optimizers --results $(RESULTS)
-
-studies: install
-	@echo "reduced: $(NUM_TASKS) test tasks in place of 600 (Figure 2: of 100)"
-	$(BIN)/python -m analysis all --num-tasks $(NUM_TASKS) --results $(RESULTS)
+	$(CHAIN) preset=quick results=$(RESULTS) images=$(IMAGES) num_tasks=$(NUM_TASKS) together=true
 
 paper: RESULTS := paper
 paper: install  ## the same at the paper's length on its data sets: says what it costs (on a CPU, months), then starts
-	$(BIN)/python -m core cost $(PAPER) --preset paper --results $(RESULTS)
-	$(BIN)/python -m core experiment $(PAPER) --preset paper --results $(RESULTS)
-	$(BIN)/python -m analysis all --num-tasks 600 --results $(RESULTS)
-	$(BIN)/python -m figures all --results $(RESULTS) --out $(RESULTS)/figures
+	$(BIN)/python -m chain left --preset paper --images omniglot --results $(RESULTS)
+	$(CHAIN) preset=paper images=omniglot results=$(RESULTS)
 
 figures: install  ## draw every figure and table from the committed results
-	$(BIN)/python -m figures all --results results --out results/figures
+	$(CHAIN) preset=record results=results
 
 lint: install
 	$(BIN)/ruff check
@@ -72,6 +60,8 @@ test-browser: install  ## the report in headless Chromium; where it is missing, 
 		{ apt-get -qq update && apt-get -qq install --no-install-recommends chromium; }
 	@$(FIND_CHROMIUM) || { echo "no Chromium: install one, or name it in CHROMIUM" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/figures/test_report_browser.py
+test-cluster: install  ## the chain on a SLURM of two nodes on this machine, with a job and a node that die (Debian, root)
+	$(BIN)/python -m tests.cluster.run
 
 bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/python -m tests.benchmarks.bench_linear
@@ -79,4 +69,4 @@ bench: install  ## speed and memory against the tests' naive implementation
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed
 
 clean:  ## remove what was built and reproduced, but no committed result
-	rm -rf $(VENV) reproduced build ./*.egg-info
+	rm -rf $(VENV) .snakemake reproduced build ./*.egg-info

@@ -1,9 +1,11 @@
 """Files that are whole or absent, for tables and figures; loads no torch, unlike its twin `core.files`."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from analysis.errors import StudyError
 
@@ -34,3 +36,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
     return path
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        StudyError: if it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StudyError(f"{path} is not valid JSON: {error}") from error

@@ -236,6 +236,16 @@ def _standalone(study: str) -> Standalone:
 
 
 def settings_of(study: str, run: Run | None, *, num_tasks: int, seed: int) -> dict[str, Any]:
+def table_of(study: str, config: TrainConfig, *, seed: int = 0) -> str:
+    """The name of the table of a run that need not be trained yet.
+
+    Raises:
+        StudyError: for an unknown study.
+    """
+    return table_id(study, Run(config, {}, {}, pd.DataFrame(), "not trained", {}), seed=seed)
+
+
+def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
     """What, together with the code, decides the numbers of a table.
 
     Raises:

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from core.adaptation import InnerLoop, replica_meta_gradient
 from core.errors import UserError
@@ -36,6 +34,9 @@ def compile_meta_gradient(
     Raises:
         UserError: if there is no C++ compiler, or the model cannot be recorded (its operations depend on the data).
     """
+    # The compiler takes as long to load as the rest of PyTorch, and most processes compile nothing.
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch.fx.experimental.proxy_tensor import make_fx
 
     def flat(
         theta: Tensors, xi: Tensors, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor

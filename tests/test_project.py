@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def test_every_package_is_installed():
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("core", "analysis", "figures")
+        for top in ("core", "analysis", "figures", "chain")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
@@ -28,9 +28,11 @@ def test_the_conda_environment_asks_for_python_and_the_project_only():
     assert {"lab", "dev"} <= PROJECT["project"]["optional-dependencies"].keys()
 
 
-def test_ci_runs_the_readmes_test_command():
-    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_ci_runs_the_readmes_test_commands():
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("make")] == ["make test", "make test-cluster"]
+    for command in ("make test ", "make test-cluster"):
+        assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_floor_has_a_reason():
@@ -42,5 +44,5 @@ def test_every_floor_has_a_reason():
 
 def test_every_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+    for target in re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

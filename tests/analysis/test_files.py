@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis.errors import StudyError
-from analysis.files import write_atomically
+from analysis.files import read_json, write_atomically
 
 
 def test_the_file_is_written_under_its_name(tmp_path: Path) -> None:
@@ -45,3 +45,13 @@ def test_an_interruption_while_writing_leaves_nothing_beside_it(tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "table.txt", interrupt)
     assert os.listdir(tmp_path) == []
+
+
+def test_json_is_read_back_and_what_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_text('{"a": [1]}')
+    (tmp_path / "bad.json").write_text('{"a": [')
+    assert read_json(tmp_path / "good.json") == {"a": [1]}
+    with pytest.raises(StudyError, match=r"cannot read .*none\.json: No such file"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(StudyError, match=r"bad\.json is not valid JSON"):
+        read_json(tmp_path / "bad.json")

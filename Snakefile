@@ -1,0 +1,132 @@
+"""The chain from run to figure: train -> study -> figure. It says what hangs on what; `chain` knows how each is done.
+
+    snakemake --cores all --config preset=quick results=reproduced together=true    # `make reproduce`
+    snakemake --cores all --config preset=record results=results      # draw what was measured: `make figures`
+    snakemake --dry-run --config preset=paper results=paper           # what would run, and what it costs
+
+`--config` takes the settings of `chain.settings.Settings`, and `threads` of a job. Snakemake's own options say more of
+resources: `--set-threads train=4`, `--set-resources train:gpu=1 train:runtime=600` (minutes). What is out of date is
+judged by what the files say (a table's provenance, the digests of runs), so that a clone or a copy changes nothing; such
+a job gets the file LATE, which is new at every call, as one more input.
+"""
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from analysis.errors import StudyError
+from chain import drawing, lists, locks
+
+options = dict(config)
+THREADS = int(options.pop("threads", max(1, (os.cpu_count() or 2) // 2)))
+# Of the record: whatever was measured is drawn, and nothing is trained.
+IS_RECORD = options.get("preset") == "record"
+RESULTS = Path(options.get("results", "results" if IS_RECORD else "reproduced"))
+PYTHON = shlex.quote(sys.executable)
+LATE = ".snakemake/out-of-date"
+CHAIN = f"{RESULTS}/chain"
+
+
+def late(is_done):
+    """The one more input of a job that is to be done again."""
+    return [] if is_done else [LATE]
+
+
+def table_paths(tables):
+    return [f"{RESULTS}/{study}/{table}.parquet" for study, table in tables]
+
+
+try:
+    if workflow.is_main_process:
+        if not workflow.output_settings.dryrun:
+            LOCK = locks.lock(RESULTS / "chain" / ".lock", f"the chain in {RESULTS}")
+        # Its content differs, too: Snakemake looks through a change of time alone.
+        Path(LATE).parent.mkdir(exist_ok=True)
+        Path(LATE).write_text(f"{time.time_ns()}\n")
+
+    if IS_RECORD:
+        names = str(options.get("figures", " ".join(lists.FIGURES))).split()
+        FIGURES = {name: drawing.tables_there(RESULTS, name) for name in names}
+        FIGURES = {name: tables for name, tables in FIGURES.items() if tables}
+        TABLES = []
+        DRAW = f"{PYTHON} -m chain draw-all-there {{wildcards.figure}} --results {shlex.quote(str(RESULTS))}"
+    else:
+        from chain.costs import left_to_do  # loads torch
+        from chain.plan import make_plan
+        from chain.settings import Settings
+
+        PLAN = make_plan(Settings.from_config({**options, "results": RESULTS}))
+        FIGURES, TABLES = PLAN.figures, list(PLAN.tables)
+        ARGUMENTS = shlex.join(PLAN.settings.arguments()).replace("{", "{{").replace("}", "}}")
+        DRAW = f"{PYTHON} -m chain draw {{wildcards.figure}} {ARGUMENTS}"
+        if workflow.is_main_process:
+            told = [f"reduced: {sentence}" for sentence in PLAN.reductions]
+            if workflow.output_settings.dryrun:
+                told += left_to_do(PLAN)
+            print(*told, sep="\n", file=sys.stderr, flush=True)
+except StudyError as error:
+    raise WorkflowError(str(error)) from None
+
+
+rule all:
+    input:
+        [f"{CHAIN}/drawn/{name}.json" for name in FIGURES],
+        table_paths(TABLES),
+
+
+# All seeds of one configuration train in one job (with `together`, all runs that meet the same tasks). What it leaves
+# is the record of the digest of each run. The runs are no outputs: Snakemake deletes those before a job, and an
+# interrupted or a longer list goes on from its runs.
+if not IS_RECORD:
+
+    rule train:
+        input:
+            lambda wildcards: late(PLAN.is_trained(wildcards.group)),
+        output:
+            f"{CHAIN}/trained/{{group}}.json",
+        log:
+            f"{CHAIN}/logs/train/{{group}}.log",
+        threads: THREADS
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            runtime=24 * 60,
+            gpu=0,
+        shell:
+            f"{PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log}} 2>&1"
+
+    rule study:
+        input:
+            lambda wildcards: PLAN.record(PLAN.group_of(wildcards.study, wildcards.table)),
+            lambda wildcards: late(PLAN.is_measured(wildcards.study, wildcards.table)),
+        output:
+            # Not deleted before the job, which finds that a table is up to date after all.
+            update(f"{RESULTS}/{{study}}/{{table}}.parquet"),
+        log:
+            f"{CHAIN}/logs/study/{{study}}-{{table}}.log",
+        wildcard_constraints:
+            study="|".join(sorted({study for study, _ in TABLES})),
+            table="[^/]+",
+        threads: THREADS
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            runtime=12 * 60,
+            gpu=0,
+        shell:
+            f"{PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log}} 2>&1"
+
+
+rule figure:
+    input:
+        lambda wildcards: table_paths(FIGURES[wildcards.figure]),
+        lambda wildcards: late(drawing.is_drawn(RESULTS, wildcards.figure, FIGURES[wildcards.figure])),
+    output:
+        f"{CHAIN}/drawn/{{figure}}.json",
+    log:
+        f"{CHAIN}/logs/figure/{{figure}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        f"{DRAW} > {{log}} 2>&1"

@@ -1,0 +1,112 @@
+"""The last step of the chain: a figure, from the tables that are its own and from no others. Loads no torch."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import analysis
+import figures
+from analysis.errors import StudyError, unknown_name
+from analysis.files import read_json, write_atomically
+from chain.lists import FIGURES
+
+Tables = Sequence[tuple[str, str]]
+
+
+def record_path(results: Path | str, figure: str) -> Path:
+    """Where it is written down what a figure was drawn from, and as which files."""
+    return Path(results) / "chain" / "drawn" / f"{figure}.json"
+
+
+def tables_there(results: Path | str, figure: str) -> tuple[tuple[str, str], ...]:
+    """Every table in `results` of the studies that a figure shows, as (study, table).
+
+    Raises:
+        StudyError: for an unknown figure.
+    """
+    if figure not in FIGURES:
+        raise unknown_name("figure", figure, FIGURES)
+    return tuple(
+        (study, path.stem)
+        for study in FIGURES[figure].studies
+        for path in sorted((Path(results) / study).glob("*.parquet"))
+        if not path.name.startswith(".")
+    )
+
+
+def is_drawn(results: Path | str, figure: str, tables: Tables) -> bool:
+    """Whether a figure was drawn from just these tables by this code, and its files are there."""
+    try:
+        record = read_json(record_path(results, figure))
+    except StudyError:
+        return False
+    if not isinstance(record, dict) or not isinstance(record.get("files"), list):
+        return False
+    is_same = record.get("tables") == _names(tables) and record.get("code") == drawing_code()
+    return is_same and all((Path(results) / "figures" / name).exists() for name in record["files"])
+
+
+def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
+    """Draw a figure from these tables alone, and write down which they were.
+
+    Args:
+        results: folder of results; files go into its `figures`.
+        figure: a name in `FIGURES`.
+        tables: (study, table) of each table; others that lie beside them are not looked at.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingTable: if the tables do not hold what the figure shows.
+        StudyError: for an unknown figure, a table that is not there, or one that cannot be drawn.
+    """
+    from figures.__main__ import make
+
+    if figure not in FIGURES:
+        raise unknown_name("figure", figure, FIGURES)
+    root = Path(results)
+    with tempfile.TemporaryDirectory() as only:
+        for study, table in tables:
+            path = root / study / f"{table}.parquet"
+            if not path.exists():
+                raise StudyError(f"{path} does not exist")
+            link = Path(only) / study / path.name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(path.resolve())
+        written = make(figure, Path(only), root / "figures", ("png",))
+    write_record(root, figure, tables, written)
+    return written
+
+
+def write_record(results: Path | str, figure: str, tables: Tables, written: Sequence[Path]) -> None:
+    """Write down that a figure was drawn from these tables.
+
+    Raises:
+        StudyError: if it cannot be written.
+    """
+    record = {"tables": _names(tables), "files": [path.name for path in written], "code": drawing_code()}
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    write_atomically(record_path(results, figure), write)
+
+
+@cache
+def drawing_code() -> str:
+    """Digest of the code that draws: of `figures`, of what it imports of `analysis`, and matplotlib's version."""
+    digest = hashlib.blake2b(metadata.version("matplotlib").encode(), digest_size=8)
+    own = Path(figures.__path__[0])
+    others = [Path(analysis.__path__[0]) / f"{name}.py" for name in ("files", "statistics", "store")]
+    for path in [*sorted(own.glob("*.py")), *sorted(own.glob("*.mplstyle")), *others]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _names(tables: Tables) -> list[str]:
+    return [f"{study}/{table}" for study, table in tables]

@@ -1,0 +1,50 @@
+import subprocess
+import sys
+
+from chain.locks import lock, locked
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from chain.locks import lock
+held = lock(Path(sys.argv[1]), "the test")
+print("held", flush=True)
+if sys.argv[2:] == ["child"]:
+    import subprocess
+    subprocess.Popen(["sleep", "60"])
+sys.stdin.readline()
+"""
+
+
+def start(path, *options):
+    command = [sys.executable, "-c", HOLD, str(path), *options]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_second_process_waits_and_says_for_what(tmp_path):
+    first = start(tmp_path / "folder" / "lock")
+    assert first.stdout.readline() == "held\n"
+    second = start(tmp_path / "folder" / "lock")
+    assert second.stderr.readline() == "another process is at the test; waiting for it\n"
+    assert second.poll() is None
+    first.communicate("\n")
+    assert second.stdout.readline() == "held\n"
+    second.communicate("\n")
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_a_killed_process_leaves_no_lock_even_if_its_child_lives(tmp_path, capfd):
+    first = start(tmp_path / "lock", "child")
+    assert first.stdout.readline() == "held\n"
+    first.kill()
+    first.communicate()
+    with locked(tmp_path / "lock", "the test"):
+        assert capfd.readouterr().err == ""
+
+
+def test_the_lock_is_given_back(tmp_path, capfd):
+    with locked(tmp_path / "lock", "the test"):
+        pass
+    lock(tmp_path / "lock", "the test").close()
+    with locked(tmp_path / "lock", "the test"):
+        assert capfd.readouterr().err == ""

@@ -1,0 +1,169 @@
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from analysis.errors import StudyError
+from analysis.registry import table_id
+from analysis.store import read_provenance
+from chain.lists import FIGURES, TABLES
+from chain.plan import group_name, make_plan
+from chain.settings import Settings
+from chain.steps import train
+from core import load_run
+from core.experiments import experiment
+
+
+def test_one_group_for_the_seeds_of_a_configuration(tiny, tmp_path):
+    plan = make_plan(tiny(tmp_path, seeds=3))
+    assert len(plan.groups) == 2  # LR and LinNet under MAML
+    for name, configs in plan.groups.items():
+        assert [config.seed for config in configs] == [0, 1, 2]
+        assert {replace(config, seed=0) for config in configs} == {configs[0]}
+        assert {group_name(config, together=False) for config in configs} == {name}
+
+
+def test_together_train_all_runs_that_meet_the_same_tasks(tiny, tmp_path):
+    plan = make_plan(Settings(results=tmp_path, together=True))
+    tasks = {
+        name: {(c.dataset, tuple(c.task_options().items()), c.tasks_per_iteration) for c in configs}
+        for name, configs in plan.groups.items()
+    }
+    assert all(len(found) == 1 for found in tasks.values())
+    assert len(set.union(*tasks.values())) == len(tasks) == 3  # synthetic, characters 5-way 1-shot, 10-way 5-shot
+    apart = make_plan(Settings(results=tmp_path))
+    assert plan.tables == apart.tables
+    assert {c.id for configs in plan.groups.values() for c in configs} == {
+        c.id for configs in apart.groups.values() for c in configs
+    }
+
+
+def test_trained_together_or_apart_the_tables_are_up_to_date(made, tiny):
+    plan = make_plan(tiny(made, together=True))
+    (group,) = plan.groups
+    assert not plan.is_trained(group)
+    train(plan, group)  # finds its runs finished
+    assert left(plan) == ([], [])
+
+
+@pytest.mark.parametrize(("preset", "images"), [("quick", "glyphs"), ("paper", "omniglot")])
+def test_every_run_of_the_experiments_is_trained_once_and_no_other(preset, images):
+    plan = make_plan(Settings(preset=preset, images=images))
+    names = [f"{images}_{kind}" for kind in ("linear", "depth", "optimizers")] + ["synthetic_linear"]
+    if preset == "paper":
+        names += ["cifar_fs_depth", "cifar_fs_optimizers", "mini_imagenet_optimizers"]
+    expected = {config.id for name in names for config in experiment(name, preset)[0]}
+    trained = [config.id for configs in plan.groups.values() for config in configs]
+    assert sorted(trained) == sorted(expected)
+
+
+def test_tables_are_those_that_the_figures_draw_and_those_beside_them():
+    plan = make_plan(Settings())
+    assert plan.figures.keys() == FIGURES.keys() - {"fig_a3"}  # no mini-ImageNet among the quick data sets
+    drawn = {table for tables in plan.figures.values() for table in tables}
+    assert {study for study, _ in plan.tables.keys() - drawn} == set(TABLES)
+    for name, tables in plan.figures.items():
+        assert {study for study, _ in tables} == set(FIGURES[name].studies)
+    assert sum(study == "ceilings" for study, _ in plan.tables) == 1  # shared by all synthetic runs
+    assert sum(study == "upper_bound" for study, _ in plan.tables) == 1
+
+
+def test_a_figure_has_the_runs_that_it_shows():
+    plan = make_plan(Settings(datasets=("synthetic",)))
+    shown = {plan.tables[table].method for table in plan.figures["fig1"]}
+    assert shown == {"maml"} < {plan.tables[table].method for table in plan.figures["table1"]}
+
+
+def test_reductions_are_told():
+    assert make_plan(Settings(preset="paper", images="omniglot")).reductions == ()
+    told = make_plan(Settings(num_tasks=20)).reductions
+    assert "20 test tasks in place of 600 (Figure 2: of 100)" in told
+    assert "glyphs_linear: 200 iterations in place of 60,000" in told
+
+
+def test_lengths_apply_to_the_experiments_that_have_them(tmp_path):
+    plan = make_plan(Settings(results=tmp_path, iterations=7, tasks_per_iteration=3))
+    configs = [config for group in plan.groups.values() for config in group]
+    assert {config.iterations for config in configs} == {7}
+    assert {config.tasks_per_iteration for config in configs if config.model == "cnn"} == {3}
+    assert {config.tasks_per_iteration for config in configs if config.dataset == "synthetic"} == {1}
+
+
+def test_a_plan_knows_its_tables_by_the_names_that_they_get(made, tiny):
+    plan = make_plan(tiny(made))
+    for (study, table), config in plan.tables.items():
+        assert plan.path(study, table).exists()
+        assert table_id(study, load_run(made / "runs" / config.id)) == table
+
+
+def test_names_that_are_none_of_the_plans(tiny, tmp_path):
+    plan = make_plan(tiny(tmp_path))
+    with pytest.raises(StudyError, match="unknown group of runs 'x'; known: synthetic-linnet-maml-"):
+        plan.group("x")
+    with pytest.raises(StudyError, match="unknown table of ceilings 'x'; known: synthetic-1000-points-s0"):
+        plan.source("ceilings", "x")
+    with pytest.raises(StudyError, match="nothing to do: no figure named has an experiment on cifar_fs"):
+        make_plan(tiny(tmp_path, datasets=("cifar_fs",)))
+
+
+def left(plan):
+    groups = [name for name in plan.groups if not plan.is_trained(name)]
+    return groups, [table for table in plan.tables if not plan.is_measured(*table)]
+
+
+def test_all_is_there_and_stays_so_in_a_copy_with_other_times(made, tiny):
+    assert left(make_plan(tiny(made))) == ([], [])
+    for path in sorted(made.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    assert left(make_plan(tiny(made))) == ([], [])
+
+
+def test_nothing_is_there_at_first(tiny, tmp_path):
+    plan = make_plan(tiny(tmp_path))
+    assert left(plan) == (list(plan.groups), list(plan.tables))
+
+
+def test_one_table_deleted_or_damaged(made, tiny):
+    plan = make_plan(tiny(made))
+    first, second, *_ = plan.tables
+    plan.path(*first).unlink()
+    plan.path(*second).write_bytes(plan.path(*second).read_bytes()[:-100])
+    assert left(plan) == ([], [first, second])
+
+
+def test_other_test_tasks_make_the_tables_late_but_no_run(made, tiny):
+    plan = make_plan(tiny(made, num_tasks=3))
+    assert left(plan) == ([], list(plan.tables))
+
+
+def test_one_more_seed_makes_late_what_it_adds(made, tiny):
+    plan = make_plan(tiny(made, seeds=3))
+    groups, tables = left(plan)
+    assert groups == list(plan.groups)
+    assert {plan.tables[table].seed for table in tables} == {2}
+
+
+@pytest.mark.parametrize("lost", ["run.json", "folder"])
+def test_a_lost_run_is_trained_again(made, tiny, lost):
+    plan = make_plan(tiny(made))
+    group, (config, _) = next(iter(plan.groups.items()))
+    folder = made / "runs" / config.id
+    shutil.rmtree(folder) if lost == "folder" else (folder / lost).unlink()
+    assert left(plan)[0] == [group]
+
+
+def test_a_run_trained_again_since_is_looked_at_again(made, tiny):
+    plan = make_plan(tiny(made))
+    group, (config, _) = next(iter(plan.groups.items()))
+    os.utime(made / "runs" / config.id / "run.json")
+    assert left(plan)[0] == [group]
+
+
+def test_a_table_of_another_training_of_the_run_is_late(made, tiny):
+    plan = make_plan(tiny(made))
+    table = next(table for table in plan.tables if table[0] == "post_adaptation")
+    digest = read_provenance(plan.path(*table))["settings"]["run_digest"]
+    record = plan.record(plan.group_of(*table))
+    record.write_text(record.read_text().replace(digest, "0" * 16))
+    assert left(plan) == ([], [table])
