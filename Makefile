@@ -13,13 +13,9 @@ BIN := $(VENV)/bin
 CACHE := $(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" || echo XDG_CACHE_HOME=$(CURDIR)/.snakemake/cache)
 CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
-# What the paper reports, at its full length: see `make paper`.
-PAPER ?= synthetic_linear omniglot_linear omniglot_depth omniglot_optimizers cifar_fs_depth cifar_fs_optimizers \
-	mini_imagenet_optimizers
+FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
 
-.PHONY: help install reproduce train-linear train-cnn studies paper figures test notebooks bench lint clean
-.PHONY: help install reproduce train-linear train-cnn studies paper figures test test-browser bench lint clean
-.PHONY: help install reproduce paper figures test test-cluster bench lint clean
+.PHONY: help install reproduce paper figures test test-browser test-cluster notebooks bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,14 +48,14 @@ test: lint  ## lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 notebooks: install  ## execute the notebooks at their own size, and keep what they show
-	OMP_NUM_THREADS=2 $(BIN)/python -m tests.notebooks.executing
-FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
+	$(BIN)/python -m tests.notebooks.executing
 
 test-browser: install  ## the report in headless Chromium; where it is missing, root installs it with apt-get
 	@$(FIND_CHROMIUM) || [ "$$(id -u)" != 0 ] || \
 		{ apt-get -qq update && apt-get -qq install --no-install-recommends chromium; }
 	@$(FIND_CHROMIUM) || { echo "no Chromium: install one, or name it in CHROMIUM" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/figures/test_report_browser.py
+
 test-cluster: install  ## the chain on a SLURM of two nodes on this machine, with a job and a node that die (Debian, root)
 	$(BIN)/python -m tests.cluster.run
 

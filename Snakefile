@@ -47,7 +47,7 @@ try:
         Path(LATE).write_text(f"{time.time_ns()}\n")
 
     if IS_RECORD:
-        names = str(options.get("figures", " ".join(lists.FIGURES))).split()
+        names = str(options.get("figures", " ".join([*lists.FIGURES, *lists.BEYOND]))).split()
         FIGURES = {name: drawing.tables_there(RESULTS, name) for name in names}
         FIGURES = {name: tables for name, tables in FIGURES.items() if tables}
         TABLES = []

@@ -235,7 +235,6 @@ def _standalone(study: str) -> Standalone:
     return STANDALONE[study]
 
 
-def settings_of(study: str, run: Run | None, *, num_tasks: int, seed: int) -> dict[str, Any]:
 def table_of(study: str, config: TrainConfig, *, seed: int = 0) -> str:
     """The name of the table of a run that need not be trained yet.
 
@@ -245,7 +244,7 @@ def table_of(study: str, config: TrainConfig, *, seed: int = 0) -> str:
     return table_id(study, Run(config, {}, {}, pd.DataFrame(), "not trained", {}), seed=seed)
 
 
-def settings_of(study: str, run: Run, *, num_tasks: int, seed: int) -> dict[str, Any]:
+def settings_of(study: str, run: Run | None, *, num_tasks: int, seed: int) -> dict[str, Any]:
     """What, together with the code, decides the numbers of a table.
 
     Raises:

@@ -12,9 +12,10 @@ import analysis
 import figures
 from analysis.errors import StudyError, unknown_name
 from analysis.files import read_json, write_atomically
-from chain.lists import FIGURES
+from chain.lists import BEYOND, FIGURES
 
 Tables = Sequence[tuple[str, str]]
+_ALL = {**FIGURES, **BEYOND}
 
 
 def record_path(results: Path | str, figure: str) -> Path:
@@ -28,11 +29,11 @@ def tables_there(results: Path | str, figure: str) -> tuple[tuple[str, str], ...
     Raises:
         StudyError: for an unknown figure.
     """
-    if figure not in FIGURES:
-        raise unknown_name("figure", figure, FIGURES)
+    if figure not in _ALL:
+        raise unknown_name("figure", figure, _ALL)
     return tuple(
         (study, path.stem)
-        for study in FIGURES[figure].studies
+        for study in _ALL[figure].studies
         for path in sorted((Path(results) / study).glob("*.parquet"))
         if not path.name.startswith(".")
     )
@@ -55,7 +56,7 @@ def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
 
     Args:
         results: folder of results; files go into its `figures`.
-        figure: a name in `FIGURES`.
+        figure: a name in `FIGURES` or `BEYOND`.
         tables: (study, table) of each table; others that lie beside them are not looked at.
 
     Returns:
@@ -67,8 +68,8 @@ def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
     """
     from figures.__main__ import make
 
-    if figure not in FIGURES:
-        raise unknown_name("figure", figure, FIGURES)
+    if figure not in _ALL:
+        raise unknown_name("figure", figure, _ALL)
     root = Path(results)
     with tempfile.TemporaryDirectory() as only:
         for study, table in tables:

@@ -1,6 +1,6 @@
 """What every figure is drawn from: one list a figure, for all presets. Loads no torch.
 
-To add a figure: a line in `FIGURES`, under its name in `figures.registry`. The presets say on which data sets and with
+To add a figure: a line in `FIGURES` or `BEYOND`, under its name in `figures.registry`. The presets say on which data sets and with
 how many test tasks; how long each experiment is trained under a preset is said by `core.experiments`.
 """
 
@@ -61,6 +61,16 @@ FIGURES: dict[str, Needs] = {
     ),
     "fig_a3": Needs(("mini_imagenet_optimizers",), ("training_curves",)),
     "table_a1": Needs(_DEPTH, ("depth_sweep",)),
+}
+# What the paper does not have: drawn where it was measured, which no preset does.
+BEYOND: dict[str, Needs] = {
+    "inside_optimizer": Needs((), ("inside_optimizer",)),
+    "when_shallow_fails": Needs((), ("when_shallow_fails",)),
+    "layer_roles": Needs((), ("layer_roles", "fc_noise")),
+    "similarity": Needs((), ("similarity",)),
+    "adaptation_path": Needs((), ("adaptation_path",)),
+    "loss_line": Needs((), ("loss_line",)),
+    "label_permutation": Needs((), ("label_permutation",)),
 }
 # Tables that are made beside the figures, and drawn by none of them.
 TABLES: dict[str, Needs] = {"linear_collapse": Needs(_LINEAR, ("linear_collapse",))}

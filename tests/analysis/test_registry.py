@@ -4,8 +4,17 @@ import pandas as pd
 import pytest
 
 from analysis.errors import StudyError
-from analysis.registry import STANDALONE, STUDIES, carry_out, run_digest, shallow, study_named, table_id, up_to_date
-from analysis.registry import STUDIES, carry_out, run_digest, study_named, table_id, table_of, up_to_date
+from analysis.registry import (
+    STANDALONE,
+    STUDIES,
+    carry_out,
+    run_digest,
+    shallow,
+    study_named,
+    table_id,
+    table_of,
+    up_to_date,
+)
 from analysis.store import SCHEMAS, read_table
 from analysis.when_shallow_fails import QUICK
 from core import list_runs, load_run
@@ -115,6 +124,8 @@ def test_runs_and_studies_without_a_run_are_not_mixed_up(saved):
         carry_out(saved, "ceilings", None)
     with pytest.raises(StudyError, match=r"unknown study 'shallow'; known: .*when_shallow_fails"):
         carry_out(saved, "shallow", None)
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_tables_name_is_known_before_the_run_is_trained(saved_cnn, study):
     for run in runs_in(saved_cnn).values():

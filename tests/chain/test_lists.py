@@ -1,8 +1,8 @@
 import pytest
 
 import figures.registry
-from analysis.registry import STUDIES
-from chain.lists import CHARACTER_DATASETS, CHARACTERS, FIGURES, PRESETS, TABLES
+from analysis.registry import STANDALONE, STUDIES
+from chain.lists import BEYOND, CHARACTER_DATASETS, CHARACTERS, FIGURES, PRESETS, TABLES
 from core.experiments import EXPERIMENTS, IMAGE_DATASETS, experiment
 
 LISTS = {**FIGURES, **TABLES}
@@ -15,8 +15,9 @@ def on_all_data_sets(needs):
 
 
 def test_every_figure_has_its_list():
-    assert FIGURES.keys() == figures.registry.FIGURES.keys()
-    assert not FIGURES.keys() & TABLES.keys()
+    assert FIGURES.keys() | BEYOND.keys() == figures.registry.FIGURES.keys()
+    assert not FIGURES.keys() & (TABLES.keys() | BEYOND.keys())
+    assert {study for needs in BEYOND.values() for study in needs.studies} <= STUDIES.keys() | STANDALONE.keys()
 
 
 def test_the_data_sets_of_characters_are_those_of_the_experiments():
