@@ -1,7 +1,7 @@
 """What every figure is drawn from: one list a figure, for all presets. Loads no torch.
 
-To add a figure: a line in `FIGURES` or `BEYOND`, under its name in `figures.registry`. The presets say on which data sets and with
-how many test tasks; how long each experiment is trained under a preset is said by `core.experiments`.
+To add a figure: a line in `FIGURES` or `BEYOND`, under its name in `figures.registry`. The presets say on which data
+sets and with how many test tasks; how long each experiment is trained under a preset is said by `core.experiments`.
 """
 
 from __future__ import annotations

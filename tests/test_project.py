@@ -30,8 +30,12 @@ def test_the_conda_environment_asks_for_python_and_the_project_only():
 
 def test_ci_runs_the_readmes_test_commands():
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if line.startswith("make")] == ["make test", "make test-cluster"]
-    for command in ("make test ", "make test-cluster"):
+    assert [line for line in lines if line.startswith("make")] == [
+        "make test",
+        "make test-browser",
+        "make test-cluster",
+    ]
+    for command in ("make test ", "make test-browser", "make test-cluster"):
         assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
