@@ -1,3 +1,4 @@
+import select
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ def test_a_second_process_waits_and_says_for_what(tmp_path):
     assert first.stdout.readline() == "held\n"
     second = start(tmp_path / "folder" / "lock")
     assert second.stderr.readline() == "another process is at the test; waiting for it\n"
-    assert second.poll() is None
+    assert select.select([second.stdout], [], [], 0.5)[0] == []  # not yet
     first.communicate("\n")
     assert second.stdout.readline() == "held\n"
     second.communicate("\n")

@@ -13,6 +13,7 @@ from chain.settings import Settings
 from chain.steps import train
 from core import load_run
 from core.experiments import experiment
+from core.files import read_json, write_json
 
 
 def test_one_group_for_the_seeds_of_a_configuration(tiny, tmp_path):
@@ -150,6 +151,15 @@ def test_a_lost_run_is_trained_again(made, tiny, lost):
     group, (config, _) = next(iter(plan.groups.items()))
     folder = made / "runs" / config.id
     shutil.rmtree(folder) if lost == "folder" else (folder / lost).unlink()
+    assert left(plan)[0] == [group]
+
+
+def test_a_finished_run_that_the_record_does_not_know_is_looked_at(made, tiny):
+    plan = make_plan(tiny(made))
+    group, (config, _) = next(iter(plan.groups.items()))
+    record = read_json(plan.record(group))
+    del record["runs"][config.id]
+    write_json(plan.record(group), record)
     assert left(plan)[0] == [group]
 
 
