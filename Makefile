@@ -62,9 +62,8 @@ lint: install
 test: lint  ## lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-bench: install  ## speed and memory against the tests' naive implementation
-	$(BIN)/python -m tests.benchmarks.bench_linear
-	$(BIN)/python -m tests.benchmarks.bench_cnn
+bench: install  ## speed and memory beside the tests' naive implementation and other libraries, into results/benchmark
+	$(BIN)/python -m tests.benchmarks
 
 clean:  ## remove what was built and reproduced, but no committed result
 	rm -rf $(VENV) reproduced build ./*.egg-info
