@@ -14,7 +14,7 @@ def runs_in(results):
 
 
 def test_every_study_has_a_schema_and_a_line():
-    assert set(STUDIES) == set(SCHEMAS) - {"benchmark", "outer_loop"}  # those are of no run, and `make bench` makes them
+    assert set(STUDIES) == set(SCHEMAS) - {"benchmark", "outer_loop"}  # not of runs
     assert all(study.about for study in STUDIES.values())
     with pytest.raises(StudyError, match="unknown study 'post'; known: adaptation_path, ceilings, depth_sweep"):
         study_named("post")

@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.store import is_done, provenance, read_study, read_table, table_path, write_table
+from analysis.store import is_done, provenance, read_table, table_path, write_table
 from tests.benchmarks import outer_loop, suite
 from tests.benchmarks.engines import ENGINES
 from tests.benchmarks.workloads import WORKLOADS, Workload

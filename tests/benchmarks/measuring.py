@@ -1,4 +1,4 @@
-"""How the benchmark measures: time in shuffled rounds, arithmetic by operation, memory of a step, the machine's peak."""
+"""How the benchmark measures: time in shuffled rounds, arithmetic by operation, memory of a step, the peak."""
 
 import ctypes
 import os

@@ -71,7 +71,7 @@ def measure(
 
     Args:
         workload: what is measured.
-        engines: those to measure, by name; the reference always is, and a row says of another that it was not asked for.
+        engines: those to measure, by name; the reference always is. The row of any other says "not asked for".
         options: how long and how.
         axis, value: where it lies on a scaling curve.
     """
