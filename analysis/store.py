@@ -239,7 +239,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "gflop_per_second": Column("float64", "10^9/s", "gflop over seconds"),
         "fraction_of_peak": Column("float64", "fraction", "of what the machine does in float32 matrix products, then"),
         "peak_memory_mib": Column(
-            "float64", "MiB", "that a step takes at most, above what the process holds between steps; NaN: not measured"
+            "float64", "MiB", "that a step takes at most, above what the process keeps between steps; NaN: not measured"
         ),
         "compile_seconds": Column("float64", "s", "that the first step took longer; NaN for what is not compiled"),
         "compile_seconds_again": Column(

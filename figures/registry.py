@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures import fig1, fig2, fig3, fig_a1, fig_a2, fig_a3, table1, table2, table_a1, tabular
+from figures import benchmark, fig1, fig2, fig3, fig_a1, fig_a2, fig_a3, table1, table2, table_a1, tabular
 from figures.data import Where
 
 
@@ -79,5 +79,12 @@ FIGURES: dict[str, Entry] = {
         table_a1.traces,
         tabular.draw,
         tabular.texts,
+    ),
+    "benchmark": Entry(
+        "speed of the engine beside a naive reference and other libraries, with the table as Markdown; time and memory "
+        "against tasks, steps, width and seeds",
+        benchmark.traces,
+        benchmark.draw,
+        benchmark.texts,
     ),
 }

@@ -8,7 +8,7 @@ import io
 import os
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tests.benchmarks.measuring import this_machine, timed
 from tests.benchmarks.suite import typed
 
 PARTS = ("sampling", "logging", "evaluation", "checkpoints")
+ENOUGH_SECONDS = 10.0  # of timing a part
 POSTFIX_EVERY = 20  # iterations between two texts of the progress bar, as in training
 
 
@@ -54,7 +55,7 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
     Args:
         name: of the workload.
         configs: the runs that are trained together.
-        iterations: that are timed.
+        iterations: that are timed, or fewer where they are slow.
         compile: whether the meta-gradient is compiled.
     """
     machine, load = this_machine(), os.getloadavg()[0]
@@ -67,7 +68,6 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
         group = Group(configs, list(sources.values()), Path(folder), torch.device("cpu"), chunk, compile)
         fixed = concatenate([source.sample("train", config.tasks_per_iteration, 0) for source in sources.values()])
         group.step(fixed)
-        alone, drawn = [], []
         many = max(1, round(0.05 / timed(lambda: group.step(fixed))))
         with DrawnAhead(sources, config.tasks_per_iteration, group.iteration) as batches:
             batches.take()
@@ -76,11 +76,8 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
                 for _ in range(many):
                     group.step(concatenate(list(batches.take().values())))
 
-            for _ in range(iterations):
-                drawn.append(timed(drawing) / many)
-        for _ in range(iterations):
-            alone.append(timed(lambda: [group.step(fixed) for _ in range(many)]) / many)
-        step = statistics.median(alone)
+            drawn = _median(drawing, iterations) / many
+        step = _median(lambda: [group.step(fixed) for _ in range(many)], iterations) / many
         few = [replace(c, eval_tasks=min(c.eval_tasks, 8)) for c in configs]
         group.configs = few
         point = timed(lambda: group.measure(TaskSource.sample)) * config.eval_tasks / few[0].eval_tasks
@@ -88,7 +85,7 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
         logging = _logging_seconds(group)
     points = sum(is_curve_point(i, config) for i in range(config.iterations + 1))
     seconds = {
-        "sampling": max(0.0, statistics.median(drawn) - step),
+        "sampling": max(0.0, drawn - step),
         "logging": logging,
         "evaluation": point * points / config.iterations,
         "checkpoints": save * step / CHECKPOINT_SECONDS,
@@ -103,6 +100,14 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
         for part in PARTS
     ]  # fmt: skip
     return typed(pd.DataFrame(rows), "outer_loop")
+
+
+def _median(run: Callable[[], object], calls: int) -> float:
+    """Seconds of a call; after `ENOUGH_SECONDS` no further call is made, once there are three."""
+    seconds: list[float] = []
+    while len(seconds) < calls and (len(seconds) < 3 or sum(seconds) < ENOUGH_SECONDS):
+        seconds.append(timed(run))
+    return statistics.median(seconds)
 
 
 def _logging_seconds(group: Group) -> float:
