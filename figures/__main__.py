@@ -29,11 +29,11 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<8} {entry.shows}" for name, entry in FIGURES.items())
+    listing = "\n".join(f"  {name:<9} {entry.shows}" for name, entry in FIGURES.items())
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw the figures and tables of the paper from stored results. Accuracies are in percent.",
-        epilog=f"figures:\n{listing}\n  all      every one of these for which there are results; says what is missing",
+        epilog=f"figures:\n{listing}\n  all       every one of these for which there are results; says what is missing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help=f"{', '.join(FIGURES)}, or all")

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from analysis.store import read_study
 from figures import style
@@ -182,7 +183,7 @@ def _draw_curves(trace: Curves) -> tuple[Figure, dict[str, Axes]]:
     axes: dict[str, Axes] = {}
     with style.context():
         figure, flat = style.panels(
-            len(quantities), height=1.75 * len(trace.frames), caption=trace.caption, top=0.3, num_rows=len(trace.frames)
+            len(quantities), height=1.6 * len(trace.frames), caption=trace.caption, top=0.3, num_rows=len(trace.frames)
         )
         places = iter(flat)
         for (workload, axis), frame in trace.frames.items():
@@ -197,6 +198,9 @@ def _draw_curves(trace: Curves) -> tuple[Figure, dict[str, Axes]]:
                     )  # fmt: skip
                 ax.set_xscale("log", base=2)
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_minor_locator(NullLocator())
+                ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 ax.set_xticks(sorted(set(frame["value"].astype(int))))
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 ax.set_xlabel(AXES.get(axis, axis))
