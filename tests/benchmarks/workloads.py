@@ -143,7 +143,7 @@ class Problem:
 
 
 _MAML_5_WAY = Workload(
-    "cnn4_maml_5way_1shot", "meta-gradient", "cnn", "maml", 1, 0.5, 32, ways=5,
+    "cnn4_maml_5way_1shot", "meta-gradient", "cnn", "maml", 1, 0.5, 32, ways=5, per_chunk=8,
     least={"eager": 2, "compiled": 3}, aim={"eager": 5, "compiled": 5},
     scaling={"tasks": (4, 8, 16, 32, 64), "width": (16, 32, 64)},
 )  # fmt: skip
