@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm
-from core.models.convolution import convolution, windowed
+from core.models.convolution import convolution
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
 from core.task_parameter import TaskParameter
@@ -17,7 +17,6 @@ NormMode = Literal["batch", "instance", "none"]
 Downsample = Literal["stride", "max_pool"]
 
 MAX_DEPTH = 4  # what Finn et al. (2017) have, and the default
-FEW_CHANNELS = 4  # up to which a convolution of many tasks is done by matrix products: 25 times as fast with 1 channel
 POOLED = 5  # height and width of what reaches FC with "max_pool": 84 pixels halved four times
 
 
@@ -70,8 +69,6 @@ class _Convolution(nn.Conv2d):
         if kernels is not None and shifts is not None:
             merged = F.conv2d(x.flatten(0, 1), kernels, shifts, self.stride, self.padding)
             return merged.unflatten(0, x.shape[:2])
-        if len(x) > 1 and self.in_channels <= FEW_CHANNELS:
-            return windowed(x, weight.value(), bias.value(), self.stride[0], 1)
         # The tasks are groups of channels. What comes out of one such convolution goes into the next without a copy.
         groups = convolution(
             x.transpose(0, 1).flatten(1, 2),

@@ -31,36 +31,6 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
     return out
 
 
-def windowed(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int) -> Tensor:
-    """The convolution of each task as a product of its kernels with what each of their positions sees.
-
-    For images of few channels: oneDNN's convolution is slow where a group has one channel, and what it sees is written
-    out in no time.
-
-    Args:
-        x: (N, n, C, height, width), of N tasks.
-        weight: (N, F, C, kernel height, kernel width).
-        bias: (N, F).
-        stride, padding: in height and width alike.
-
-    Returns:
-        (N, n, F, height, width), a view of examples on the leading axis, as the next convolution takes them.
-    """
-    rows, columns = weight.shape[3:]
-    padded = F.pad(x.transpose(0, 1), [padding] * 4)
-    height, width = (
-        (size - kernel) // stride + 1 for size, kernel in zip(padded.shape[3:], (rows, columns), strict=True)
-    )
-    seen = [
-        padded[..., i : i + stride * height : stride, j : j + stride * width : stride][..., :height, :width]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-    windows = torch.stack(seen, dim=3).flatten(4).flatten(2, 3)  # (n, N, C * rows * columns, height * width)
-    out = weight.flatten(2) @ windows + bias.unsqueeze(2)
-    return out.unflatten(3, (height, width)).transpose(0, 1)
-
-
 Settings = tuple[int, int, int]
 
 
