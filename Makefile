@@ -59,9 +59,8 @@ test-browser: install  ## the report in headless Chromium; where it is missing, 
 test-cluster: install  ## the chain on a SLURM of two nodes on this machine, with a job and a node that die (Debian, root)
 	$(BIN)/python -m tests.cluster.run
 
-bench: install  ## speed and memory against the tests' naive implementation
-	$(BIN)/python -m tests.benchmarks.bench_linear
-	$(BIN)/python -m tests.benchmarks.bench_cnn
+bench: install  ## speed and memory beside the tests' naive implementation and other libraries, into results/benchmark
+	$(BIN)/python -m tests.benchmarks
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed
 
 clean:  ## remove what was built and reproduced, but no committed result

@@ -257,6 +257,80 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "value": Column("float64", "see unit", "the measurement"),
         "unit": Column("str", "-", "unit of the value"),
     },
+    # What `make bench` measures, of no run: see tests/benchmarks.
+    "benchmark": {
+        "workload": Column("str", "-", "what is computed, see tests/benchmarks/workloads.py"),
+        "kind": Column(
+            "str",
+            "-",
+            "training: an iteration, drawing tasks and the outer step included; meta-gradient; or what is run",
+        ),
+        "axis": Column("str", "-", "what varies along a scaling curve: tasks, steps, width or seeds; empty: no curve"),
+        "value": Column("Int64", "see axis", "where on that curve; missing where there is none"),
+        "engine": Column(
+            "str", "-", "who computes: naive is tests/naive.py, eager and compiled are ours, or a library"
+        ),
+        "status": Column("str", "-", "ok; or why there is no number: absent, not applicable, left out, failed"),
+        "model": _RUN["model"],
+        "layers": _SETTING["layers"],
+        "method": Column("str", "-", "maml, klin or kfc; second order"),
+        "steps": Column("int64", "steps", "adaptation steps"),
+        "tasks": Column("int64", "tasks", "in a meta-step, or that are evaluated"),
+        "seeds": Column("int64", "runs", "that are trained at once"),
+        "width": Column("int64", "numbers", "units of a hidden layer, or filters of a convolution"),
+        "ways": Column("int64", "classes", "a task of images"),
+        "shots": Column("int64", "examples", "support examples a class, and as many to query"),
+        "share": Column(
+            "float64", "fraction", "of the tasks that were measured, by all engines alike; times are scaled"
+        ),
+        "seconds": Column("float64", "s", "of a meta-step, evaluation or study: median over rounds"),
+        "seconds_low": Column("float64", "s", "the shortest round"),
+        "seconds_high": Column("float64", "s", "the longest round"),
+        "speedup": Column(
+            "float64", "-", "time of naive over that of the engine in the same round, median over rounds"
+        ),
+        "speedup_low": Column("float64", "-", "the least of them"),
+        "speedup_high": Column("float64", "-", "the largest of them"),
+        "rounds": Column("int64", "rounds", "each has every engine once, in a shuffled order"),
+        "least": Column("float64", "-", "what the speedup has to be at least; NaN: nothing was asked"),
+        "aim": Column("float64", "-", "what it is to come to"),
+        "gflop": Column("float64", "10^9 operations", "multiplications and additions in products and convolutions"),
+        "counted": Column("str", "-", "on which engine they were counted, operation by operation"),
+        "gflop_per_second": Column("float64", "10^9/s", "gflop over seconds"),
+        "fraction_of_peak": Column("float64", "fraction", "of what the machine does in float32 matrix products, then"),
+        "peak_memory_mib": Column(
+            "float64", "MiB", "that a step takes at most, above what the process keeps between steps; NaN: not measured"
+        ),
+        "compile_seconds": Column("float64", "s", "that the first step took longer; NaN for what is not compiled"),
+        "compile_seconds_again": Column(
+            "float64", "s", "the same in a second process, which finds the first one's files"
+        ),
+        "difference": Column("float64", "-", "largest relative difference of a result from the reference's"),
+        "compared_in": Column("str", "-", "precision of that comparison: float64 or float32"),
+        "cpu": Column("str", "-", "processor"),
+        "cores": Column("int64", "cores", "of the machine"),
+        "threads": Column("int64", "threads", "that PyTorch was allowed"),
+        "peak_gflop_per_second": Column(
+            "float64", "10^9/s", "of float32 products of 2048 x 2048, measured just before"
+        ),
+        "load": Column("float64", "processes", "that ran or waited on the machine, mean of the minute before"),
+        "notes": Column("str", "-", "what was tried where a workload stays below its aim, and what limits it"),
+    },
+    "outer_loop": {
+        "workload": Column("str", "-", "what is trained, see tests/benchmarks/outer_loop.py"),
+        "engine": Column("str", "-", "eager or compiled, both ours"),
+        "part": Column("str", "-", "of an iteration beside its meta-step: sampling, logging, evaluation, checkpoints"),
+        "seconds": Column("float64", "s", "that it takes, shared out over the iterations between two of its kind"),
+        "step_seconds": Column("float64", "s", "of the meta-step, on tasks drawn before"),
+        "fraction": Column("float64", "fraction", "seconds over step_seconds"),
+        "iterations": Column("int64", "iterations", "of the training, as long as the paper's"),
+        "eval_points": Column("int64", "points", "of its curve"),
+        "eval_tasks": Column("int64", "tasks", "of each split behind a point"),
+        "cpu": Column("str", "-", "processor"),
+        "cores": Column("int64", "cores", "of the machine"),
+        "threads": Column("int64", "threads", "that PyTorch was allowed"),
+        "load": Column("float64", "processes", "that ran or waited on the machine, mean of the minute before"),
+    },
 }
 
 # What the column `quantity` of linear_collapse may say.

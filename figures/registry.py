@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from figures import (
     adaptation_path,
+    benchmark,
     fig1,
     fig2,
     fig3,
@@ -137,6 +138,13 @@ FIGURES: dict[str, Entry] = {
         "how far each task's accuracy spreads over random orders of its classes",
         label_permutation.traces,
         label_permutation.draw,
+    ),
+    "benchmark": Entry(
+        "speed of the engine beside a naive reference and other libraries, with the table as Markdown; time and memory "
+        "against tasks, steps, width and seeds",
+        benchmark.traces,
+        benchmark.draw,
+        benchmark.texts,
     ),
 }
 

@@ -193,6 +193,7 @@ def adapt_task(
     lr_scope: str = "both",
     adapted: Collection[str] | None = None,
     two_passes: bool = False,
+    last_loss: bool = True,
 ) -> tuple[Tensors, Tensors, list[Tensor]]:
     """The inner loop of one task on its support set.
 
@@ -210,9 +211,10 @@ def adapt_task(
         lr_scope: "both" scales the update of theta and of xi by a; "xi" only the latter.
         adapted: names of the parameters that move; all by default.
         two_passes: go back through the loss once for theta and once more for xi, as equations 3 and 4 are written.
+        last_loss: whether to go through the model once more, for the support loss at theta_steps.
 
     Returns:
-        theta_steps, xi_{steps-1} and the support losses at theta_0 .. theta_steps.
+        theta_steps, xi_{steps-1} and the support losses at theta_0 .. theta_steps (or one before, see `last_loss`).
     """
     moving = list(theta) if adapted is None else list(adapted)
     moving_xi = [key for key in xi if rule.is_adapted and key.rpartition(".")[0] in moving]
@@ -237,7 +239,8 @@ def adapt_task(
         updates = rule.update(xi, g)
         scale = lr if lr_scope == "both" else 1.0
         theta = theta | {name: theta[name] - scale * updates[name] for name in moving}
-    losses.append(task_loss(functional_call(model, theta, (x,)), y, kind).detach())
+    if last_loss:
+        losses.append(task_loss(functional_call(model, theta, (x,)), y, kind).detach())
     return theta, xi, losses
 
 
@@ -247,7 +250,7 @@ def query_loss(
     """The query loss of task number i after its adaptation; `inner` are the settings of `adapt_task`."""
     kind = episodes.kind
     adapted_theta, _, _ = adapt_task(
-        model, rule, theta, xi, episodes.support_x[i], episodes.support_y[i], kind, **inner
+        model, rule, theta, xi, episodes.support_x[i], episodes.support_y[i], kind, last_loss=False, **inner
     )
     return task_loss(functional_call(model, adapted_theta, (episodes.query_x[i],)), episodes.query_y[i], kind)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm
+from core.models.convolution import convolution
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
 from core.task_parameter import TaskParameter
@@ -69,12 +70,12 @@ class _Convolution(nn.Conv2d):
             merged = F.conv2d(x.flatten(0, 1), kernels, shifts, self.stride, self.padding)
             return merged.unflatten(0, x.shape[:2])
         # The tasks are groups of channels. What comes out of one such convolution goes into the next without a copy.
-        groups = F.conv2d(
+        groups = convolution(
             x.transpose(0, 1).flatten(1, 2),
             weight.value().flatten(0, 1),
             bias.value().flatten(),
-            self.stride,
-            self.padding,
+            self.stride[0],
+            1,
             groups=len(x),
         )
         return groups.unflatten(1, (len(x), -1)).transpose(0, 1)

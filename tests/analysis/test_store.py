@@ -153,7 +153,7 @@ def test_an_id_is_a_plain_file_name(tmp_path, id):
 
 def test_unknown_studies_are_told_the_right_ones(tmp_path):
     for call in (lambda: read_study(tmp_path, "celings"), lambda: table_path(tmp_path, "celings", "x")):
-        with pytest.raises(StudyError, match="unknown study 'celings'; known: adaptation_path, ceilings, "):
+        with pytest.raises(StudyError, match="unknown study 'celings'; known: adaptation_path, benchmark, ceilings, "):
             call()
 
 

@@ -1,7 +1,8 @@
 import pytest
 
 import figures.registry
-from analysis.registry import STANDALONE, STUDIES
+from analysis.registry import STUDIES
+from analysis.store import SCHEMAS
 from chain.lists import BEYOND, CHARACTER_DATASETS, CHARACTERS, FIGURES, PRESETS, TABLES
 from core.experiments import EXPERIMENTS, IMAGE_DATASETS, experiment
 
@@ -17,7 +18,7 @@ def on_all_data_sets(needs):
 def test_every_figure_has_its_list():
     assert FIGURES.keys() | BEYOND.keys() == figures.registry.FIGURES.keys()
     assert not FIGURES.keys() & (TABLES.keys() | BEYOND.keys())
-    assert {study for needs in BEYOND.values() for study in needs.studies} <= STUDIES.keys() | STANDALONE.keys()
+    assert {study for needs in BEYOND.values() for study in needs.studies} <= SCHEMAS.keys()
 
 
 def test_the_data_sets_of_characters_are_those_of_the_experiments():

@@ -95,7 +95,7 @@ def test_one_figure_writes_its_own_files_only(filled, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["fig9"], "unknown figure 'fig9'; known: adaptation_path, all, fig1, fig2, .*report"),
+        (["fig9"], "unknown figure 'fig9'; known: adaptation_path, all, benchmark, fig1, .*report"),
         (["fig1", "--format", "bmp"], "unknown format 'bmp'; known: pdf, png, svg"),
         (["fig1", "--where", "iterations"], r"\[DATASET:\]KEY=VALUE"),
         (["fig1"], "python -m analysis post_adaptation"),

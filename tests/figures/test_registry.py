@@ -16,11 +16,6 @@ def test_every_module_that_draws_tables_is_registered():
     assert {n for n, module in modules.items() if hasattr(module, "traces")} == set(FIGURES)
 
 
-def test_every_figure_module_is_registered():
-    modules = Path(figures.__file__).parent.glob("*.py")
-    assert {path.stem for path in modules if "\ndef traces(" in path.read_text(encoding="utf-8")} == set(FIGURES)
-
-
 def test_names_load_on_first_use():
     assert figures.FIGURES is FIGURES
     assert "read_runs" in dir(figures)

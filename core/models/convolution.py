@@ -1,0 +1,90 @@
+"""Convolutions of many tasks at once, whose second derivative is as many convolutions of all tasks.
+
+The tasks are groups of channels. With y = x * w, the gradient g = dL/dy, and B and W for the two maps of a
+convolution's backward pass, dL/dx = B(g, w) and dL/dw = W(x, g): each is linear in both of its arguments, and for
+cotangents u of dL/dx, v of dL/dw and c of dL/db (the sum of g),
+
+    by g:   u * w + x * v + c        by w:   W(u, g)        by x:   B(g, v)
+
+PyTorch's own formula computes what is by w group by group, and copies each group before and after.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+    """`conv2d` with groups, which can be differentiated twice.
+
+    Args:
+        x: (n, groups * C, height, width).
+        weight: (groups * F, C, kernel height, kernel width).
+        bias: (groups * F).
+        stride, padding: in height and width alike.
+        groups: parts of the channels that know nothing of one another.
+    """
+    out: Tensor = _Convolution.apply(x, weight, bias, (stride, padding, groups))
+    return out
+
+
+Settings = tuple[int, int, int]
+
+
+def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+    stride, padding, groups = settings
+    return F.conv2d(x, weight, bias, stride, padding, groups=groups)
+
+
+def _gradients(
+    g: Tensor, x: Tensor, weight: Tensor, settings: Settings, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """B(g, weight), W(x, g) and the sum of g, those that are wanted."""
+    stride, padding, groups = settings
+    found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+        g, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, list(wanted)
+    )
+    return found
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, settings: Settings) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.settings = settings
+        return _apply(x, weight, bias, settings)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        # Of images themselves no gradient is wanted.
+        return *_Backward.apply(*gradients, *ctx.saved_tensors, ctx.settings, ctx.needs_input_grad[0]), None
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, settings: Settings, wants_x: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        ctx.save_for_backward(g, x, weight)
+        ctx.settings = settings
+        ctx.set_materialize_grads(False)
+        return _gradients(g, x, weight, settings, (wants_x, True, True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        g, x, weight = ctx.saved_tensors
+        u, v, c = cotangents
+        terms = [] if c is None else [c.view(-1, 1, 1).expand_as(g)]
+        terms += [] if u is None else [_apply(u, weight, None, ctx.settings)]
+        terms += [] if v is None else [_apply(x, v, None, ctx.settings)]
+        by_g = sum(terms[1:], terms[0]) if terms else None
+        by_x = by_weight = None
+        if u is not None:
+            _, by_weight, _ = _gradients(g, u, weight, ctx.settings, (False, True, False))
+        if v is not None and ctx.needs_input_grad[1]:
+            by_x, _, _ = _gradients(g, x, v, ctx.settings, (True, False, False))
+        return by_g, by_x, by_weight, None, None

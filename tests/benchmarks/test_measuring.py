@@ -1,0 +1,89 @@
+"""How the benchmark measures, against counts by hand and clocks that are known."""
+
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.benchmarks.measuring import gflop, paired, step_memory, threads
+
+
+def test_products_are_counted_in_place_or_not():
+    a, b, batch = torch.randn(3, 5), torch.randn(5, 7), torch.randn(4, 3, 5)
+    out, outs = torch.zeros(3, 7), torch.zeros(4, 3, 7)
+    assert gflop(lambda: a @ b) == 2 * 3 * 5 * 7 / 1e9
+    assert gflop(lambda: out.addmm_(a, b)) == 2 * 3 * 5 * 7 / 1e9
+    assert gflop(lambda: outs.baddbmm_(batch, b.expand(4, -1, -1))) == 2 * 4 * 3 * 5 * 7 / 1e9
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_groups_cost_what_as_many_convolutions_cost(stride):
+    x = torch.randn(6, 2, 3, 8, 8, requires_grad=True)  # 2 tasks of 6 examples
+    kernels = torch.randn(2, 4, 3, 3, 3, requires_grad=True)
+
+    def second_order(loss):
+        (slope,) = torch.autograd.grad(loss, kernels, create_graph=True)
+        torch.autograd.grad(slope.square().sum(), [kernels, x])
+
+    def grouped():
+        out = F.conv2d(x.flatten(1, 2), kernels.flatten(0, 1), stride=stride, padding=1, groups=2)
+        torch.autograd.grad(out.square().sum(), [kernels, x])
+
+    def one_by_one():
+        outs = [F.conv2d(x[:, i], kernels[i], stride=stride, padding=1) for i in range(2)]
+        torch.autograd.grad(sum(out.square().sum() for out in outs), [kernels, x])
+
+    size = 8 // stride
+    forward = 2 * 2 * 6 * 4 * size * size * 3 * 9
+    assert gflop(grouped) == gflop(one_by_one) == 3 * forward / 1e9
+
+    def through(groups):
+        if groups:
+            out = F.conv2d(x.flatten(1, 2), kernels.flatten(0, 1), stride=stride, padding=1, groups=2)
+            return second_order(out.square().sum())
+        outs = [F.conv2d(x[:, i], kernels[i], stride=stride, padding=1) for i in range(2)]
+        return second_order(sum(out.square().sum() for out in outs))
+
+    assert gflop(lambda: through(True)) == pytest.approx(gflop(lambda: through(False)), rel=0.3)
+
+
+def test_without_groups_and_in_place_it_is_pytorchs_own_count():
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, stride=2), torch.nn.Flatten(), torch.nn.Linear(27, 4))
+    x = torch.randn(5, 2, 8, 8)
+
+    def step():
+        net(x).square().sum().backward()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    assert gflop(step) == counter.get_total_flops() / 1e9
+
+
+def test_a_step_that_sleeps_twice_as_long_takes_twice_as_long():
+    seconds = paired({"short": lambda: time.sleep(0.02), "long": lambda: time.sleep(0.04)}, rounds=3)
+    assert seconds.shape == (3, 2)
+    assert (seconds["long"] / seconds["short"]).median() == pytest.approx(2, rel=0.3)
+
+
+def test_no_round_is_begun_after_the_time_is_up_but_three_are_made():
+    assert len(paired({"a": lambda: time.sleep(0.01)}, rounds=9, seconds=0.0)) == 3
+
+
+def test_memory_is_what_a_step_takes_for_a_while():
+    """In a process that has touched nothing of the size before."""
+    size = 64 * 2**20
+
+    def step():
+        torch.ones(size // 4)
+
+    found = step_memory(step)
+    assert found != found or 60 <= found <= 80  # NaN: the system does not tell
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
