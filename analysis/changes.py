@@ -3,7 +3,7 @@
     zeroed = modify("FC", function=torch.zeros_like)                       # a new one is a function of a tensor
     clipped = modify("C*", function=lambda u: u.clamp(-0.01, 0.01), when="update")
 
-They are passed to `analysis.interventions.intervene`, and add up with all others. The meta-optimizer's own parameters
+They are passed to `analysis.engine.intervene`, and add up with all others. The meta-optimizer's own parameters
 xi stay as they are, and adapt as they do.
 """
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from analysis.errors import StudyError
 from analysis.interventions import Change, Function, Intervention, relabelled
 from analysis.snapshots import Probe, Snapshot, carry_out
+from analysis.store import SCHEMAS
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
 from core.adaptation import InnerLoop, State, Walk, inner_loop, one_replica
@@ -25,6 +26,7 @@ from core.task_parameter import TaskParameter
 Streams = Sequence[torch.Generator]
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def intervene(
     run: Run,
     interventions: Mapping[str, Intervention | Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None],
@@ -71,7 +73,10 @@ def intervene(
     plans = {name: _plan(chosen).resolved(run.layers) for name, chosen in interventions.items()}
     for plan in plans.values():  # a misspelt layer is told before the first minute of work
         plan.adapted(names, run.adapted), plan.changed(names)
+    if taken := sorted(set(probes or {}) & set(SCHEMAS["layer_roles"])):
+        raise StudyError(f"a probe cannot be called {', '.join(taken)}: the table has such a column")
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
+    num_classes = episodes.num_classes()
     size = default_chunk(run.model, episodes)
     jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
     values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
@@ -79,7 +84,7 @@ def intervene(
     with tqdm(total=len(jobs) * num_tasks, unit="task", disable=not progress, leave=False) as bar:
         for first in range(0, num_tasks, size):
             part = episodes[first : first + size]
-            inputs = _Inputs(run, part)
+            inputs = _Inputs(run, part, num_classes)
             for name, plan, draw in jobs:
                 bar.set_postfix_str(name, refresh=False)
                 streams = [generator(seed, "intervention", first + i, draw) for i in range(part.num_tasks)]
@@ -112,8 +117,9 @@ def _plan(chosen: Intervention | Callable[[dict[str, Tensor]], Mapping[str, Tens
 class _Inputs:
     """What interventions have in common: what reaches each stage at theta_0, and the first step. Computed once."""
 
-    def __init__(self, run: Run, episodes: Episodes) -> None:
+    def __init__(self, run: Run, episodes: Episodes, num_classes: int) -> None:
         self.run = run
+        self.num_classes = num_classes
         self._known = {0: episodes}
         self._first: tuple[dict[str, Tensor], Tensor] | None = None
 
@@ -124,7 +130,7 @@ class _Inputs:
         """
         if self._first is None:
             run, config, part = self.run, self.run.config, self._known[0]
-            loop = InnerLoop(1, config.adapt_lr, True, config.lr_scope)
+            loop = InnerLoop(1, config.adapt_lr, True, config.lr_scope, num_classes=self.num_classes)
             walk = inner_loop(
                 run.model, run.rule, one_replica(run.theta), one_replica(run.xi), part.support_x, part.support_y,
                 part.kind, loop, create_graph=False,
@@ -205,7 +211,8 @@ def _measure(
         for name in last:
             last[name] = state.theta[name].materialise().detach()
 
-    loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, None if adapted == tuple(names) else adapted)
+    chosen = None if adapted == tuple(names) else adapted
+    loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, chosen, inputs.num_classes)
     walk: Walk = inner_loop(
         module, run.rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False,
         between=between,

@@ -308,6 +308,7 @@ def adaptations(run: Run) -> dict[str, Adaptation]:
     return found
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFrame:
     """The rows of the aspects `alignment` and `comparison`."""
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
@@ -341,7 +342,9 @@ def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFram
     comparison = comparison.melt(
         ["adaptation", "task", "step", "split", "status"], ["loss", "accuracy"], var_name="quantity"
     ).assign(aspect="comparison", layer="", tensor="")
-    comparison["unit"] = comparison["quantity"].map({"loss": "nats", "accuracy": "fraction"})
+    comparison["unit"] = comparison["quantity"].map(
+        {"loss": "squared error" if episodes.kind == "regression" else "nats", "accuracy": "fraction"}
+    )
     return pd.concat([alignment, comparison], ignore_index=True).assign(part="", index=0)
 
 

@@ -267,8 +267,13 @@ def relabelled(episodes: Episodes, streams: Sequence[torch.Generator]) -> Episod
     """
     if episodes.kind != "classification":
         raise StudyError(f"only the numbers of classes can be permuted, not the labels of {episodes.kind} tasks")
-    ways = int(episodes.support_y.max()) + 1
-    orders = torch.stack([torch.randperm(ways, generator=stream) for stream in streams]).to(episodes.support_y.device)
+    # Of each task by itself: an order must not hang on which other tasks are in the chunk.
+    labels = torch.cat([episodes.support_y, episodes.query_y], dim=1)
+    ways = [int(largest) + 1 for largest in labels.amax(1)]
+    orders = torch.arange(max(ways)).repeat(len(ways), 1)
+    for order, number, stream in zip(orders, ways, streams, strict=True):
+        order[:number] = torch.randperm(number, generator=stream)
+    orders = orders.to(labels.device)
     return replace(
         episodes,
         support_y=orders.gather(1, episodes.support_y),

@@ -99,8 +99,9 @@ PROBES: Mapping[str, Callable[[Snapshot], Mapping[str, Tensor] | None]] = {
 
 
 def _ratio(x: Tensor, y: Tensor) -> Tensor:
-    """|x| / |y| of each task, (T,)."""
-    return x.norm(dim=1) / y.norm(dim=1)
+    """|x| / |y| of each task, (T,); NaN where y is zero."""
+    size = y.norm(dim=1)
+    return (x.norm(dim=1) / size).where(size > 0, torch.nan)
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:

@@ -361,7 +361,8 @@ def _carry_out_standalone(
 def run_digest(run: Run) -> str:
     """Digest of what was trained: weights and curve. The id does not tell whether a run was trained again."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted({**run.theta, **{f"xi.{name}": tensor for name, tensor in run.xi.items()}}.items()):
+    parts = [("", run.theta), ("xi.", run.xi), ("buffer.", run.buffers)]
+    for name, tensor in sorted((f"{start}{name}", tensor) for start, part in parts for name, tensor in part.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(run.curve.to_csv(index=False).encode())

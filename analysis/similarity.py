@@ -35,7 +35,8 @@ def similarity(
 
     Examples are those of the support and of the query set, each set passed through the network by itself. For
     alignment (cka), an example's features are all numbers of the layer; for canonical correlations, the channels, and
-    every position of every example counts as an example of its own, as Raghu et al. (2020) have it.
+    every position of every example counts as an example of its own, as Raghu et al. (2020) have it. Outputs (examples,
+    a, b), where either may be the features, have no canonical correlations.
 
     Args:
         run: the run.
@@ -59,7 +60,7 @@ def similarity(
         if missing := [layer for layer in run.layers if layer not in other.layers]:
             raise StudyError(f"{name} has no layer {', '.join(missing)}; it has {', '.join(other.layers)}")
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    blank = run.blank_model()
+    blank = run.blank_model().to(next(iter(run.theta.values())).device)
     untrained = {name: p.detach().to(run.theta[name]) for name, p in blank.named_parameters()}
     rows = []
     for task in tqdm(range(num_tasks), unit="task", disable=not progress, leave=False):
@@ -79,7 +80,12 @@ def similarity(
             for layer in before:
                 for measure in MEASURES:
                     x, y = (_arranged(z[layer], by_position=measure in BY_POSITION) for z in (before, outputs))
-                    value, status = (math.nan, "diverged") if diverged else _measured(measure, x, y)
+                    if diverged:
+                        value, status = math.nan, "diverged"
+                    elif measure in BY_POSITION and before[layer].ndim == 3:
+                        value, status = math.nan, "failed: which axis of its outputs has the features is not known"
+                    else:
+                        value, status = _measured(measure, x, y)
                     rows.append((task, compared, layer, measure, len(x), x.shape[1], value, status))
     columns = ["task", "compared", "layer", "measure", "examples", "features", "value", "status"]
     table = pd.DataFrame(rows, columns=columns)

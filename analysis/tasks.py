@@ -34,6 +34,8 @@ def check_num_tasks(source: TaskSource, num_tasks: int) -> None:
     if num_tasks < 1:
         raise StudyError(f"num_tasks must be at least 1, got {num_tasks}")
     pools = getattr(source, "pool_sizes", None)
+    if pools is not None and "test" not in pools:
+        raise StudyError(f"there are no test episodes, only {', '.join(pools)}")
     if pools is not None and num_tasks > pools["test"]:
         raise StudyError(f"{num_tasks} tasks asked for, but the test pool of {source.name} has {pools['test']}")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from chain.drawing import is_drawn
 from chain.plan import Plan
-from core.costs import Cost, estimate
+from core.costs import Cost, duration, estimate
 from core.errors import UserError
 
 
@@ -54,11 +54,5 @@ def _training(plan: Plan, dataset: str, groups: list[str]) -> str:
     except UserError as error:
         return f"{jobs}; no estimate: {error}"
     return (
-        f"{jobs}, {cost.iterations:,} iterations in {cost.runs} runs: {_duration(cost.hours)} here, one after the other"
+        f"{jobs}, {cost.iterations:,} iterations in {cost.runs} runs: {duration(cost.hours)} here, one after the other"
     )
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{60 * hours:.1f} minutes"
-    return f"{hours:,.1f} hours" if hours < 100 else f"{hours:,.0f} hours ({hours / 24:,.0f} days)"

@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any
 
 from core.config import TrainConfig
-from core.costs import estimate
+from core.costs import duration, estimate
 from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
@@ -198,11 +198,11 @@ def _cost(options: argparse.Namespace) -> int:
         total += cost.hours
         print(
             f"{name}: {cost.runs} runs to train, {cost.iterations:,} iterations in all, each of "
-            f"{configs[0].tasks_per_iteration} tasks: {_duration(cost.hours)}",
+            f"{configs[0].tasks_per_iteration} tasks: {duration(cost.hours)}",
             flush=True,
         )
     print(
-        f"together {_duration(total)} of training, estimated from a few iterations here; finished runs are not counted"
+        f"together {duration(total)} of training, estimated from a few iterations here; finished runs are not counted"
     )
     return 0
 
@@ -212,12 +212,6 @@ def _download(options: argparse.Namespace) -> int:
         download(name, options.data_dir)
         print(f"{name} is in {options.data_dir}")
     return 0
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{60 * hours:.1f} minutes"
-    return f"{hours:,.1f} hours" if hours < 100 else f"{hours:,.0f} hours ({hours / 24:,.0f} days)"
 
 
 def _resume(options: argparse.Namespace) -> int:

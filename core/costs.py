@@ -62,6 +62,13 @@ def estimate(
     return Cost(len(runs), sum(config.iterations for config in runs), seconds / 3600)
 
 
+def duration(hours: float) -> str:
+    """The time in words, in a unit that suits it."""
+    if hours < 1:
+        return f"{60 * hours:.1f} minutes"
+    return f"{hours:,.1f} hours" if hours < 100 else f"{hours:,.0f} hours ({hours / 24:,.0f} days)"
+
+
 def _seconds(
     configs: Sequence[TrainConfig], sources: Sequence[TaskSource], device: torch.device, tasks_per_chunk: int | None
 ) -> float:

@@ -14,6 +14,7 @@ from core.task_parameter import TaskParameter
 
 Tensors = Mapping[str, Tensor]
 
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Modules that were seen to do what cannot be mapped over tasks.
 _one_by_one: WeakSet[nn.Module] = WeakSet()
 
@@ -96,7 +97,9 @@ def _mapped(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`one_task` of all tasks at once, or one by one where that cannot be."""
     buffers = _copied_buffers(model, len(x))
-    if model not in _one_by_one:
+    # A network that was cut is a new module each time, made of the same parts.
+    known = not _one_by_one.isdisjoint(model.modules())
+    if not known:
         try:
             return vmap(one_task, in_dims=(0, 0, 0), randomness="different")(own, buffers, x)
         except (torch.OutOfMemoryError, UserError):
@@ -108,7 +111,7 @@ def _mapped(
         one_task({k: v[i] for k, v in own.items()}, {k: v[i] for k, v in buffers.items()}, x[i]) for i in range(len(x))
     ]
     # Only now: a model that fails for a single task, too, has a fault of its own, which was raised.
-    if model not in _one_by_one:
+    if not known:
         _one_by_one.update(model.modules())
         warnings.warn(
             f"{type(model).__name__} cannot be mapped over tasks and goes through them one by one, slower: {reason}",
@@ -116,6 +119,40 @@ def _mapped(
         )
     outputs, seen = zip(*tasks, strict=True)
     return torch.stack(outputs), {name: torch.stack([one[name] for one in seen]) for name in seen[0]}
+
+
+def without_dropout(module: nn.Module) -> nn.Module:
+    """The module itself, its dropout layers turned off: what is measured must not hang on chance."""
+    for part in module.modules():
+        if isinstance(part, _DROPOUT):
+            part.eval()
+    return module
+
+
+def check_forward(module: nn.Module, x: Tensor, num_classes: int) -> None:
+    """See that the module takes a task's examples, answers twice the same, and has an output for each class.
+
+    Args:
+        module: the module.
+        x: (1, n, *example), examples of a task.
+        num_classes: outputs that the labels call for; 0 where they are no classes.
+
+    Raises:
+        UserError: if it does not; a fault of the module's own is raised as it is.
+    """
+    shared = dict(module.named_parameters())
+    with torch.no_grad():
+        first, second = (map_tasks(module, {}, shared, x)[0] for _ in range(2))
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        raise UserError(
+            f"{type(module).__name__} answers differently when it is asked twice: something random is on in it, such "
+            "as dropout; turn it off, for example with module.eval()"
+        )
+    if num_classes and (first.ndim != 3 or first.shape[-1] < num_classes):
+        raise UserError(
+            f"{type(module).__name__} gives {tuple(first.shape[2:])} for an example, and the tasks have {num_classes} "
+            "classes: it must give a logit for each"
+        )
 
 
 def call_with(model: nn.Module, tensors: Tensors, x: Tensor) -> Any:

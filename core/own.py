@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from core.adaptation import LrScope
 from core.config import OWN, TrainConfig, is_own
 from core.errors import UserError
-from core.forward import map_tasks
+from core.forward import check_forward, without_dropout
 from core.methods import METHODS
-from core.models.layers import Groups
+from core.models.layers import Groups, layers_of, select
 from core.optimizers.base import check_tensors
 from core.runs import CURVE_COLUMNS, Run, environment
 from core.seeds import derive_seed
@@ -31,8 +31,6 @@ from core.version import code_version
 OwnModel = nn.Module | Callable[[int], nn.Module]
 OwnTasks = TaskSource | Episodes | Mapping[str, Episodes] | MakeEpisodes
 Weights = str | Path | Mapping[str, Tensor]
-
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def run_from_module(
@@ -68,7 +66,8 @@ def run_from_module(
         initial: those that its training began with, where they are known: `reset` and `similarity` compare with them.
             By default a random network, by each layer's own `reset_parameters`.
         layers: names for groups of parameters, `{"head": "fc.*"}`; by default what holds parameters at the top level.
-        adapted: layers, parameters or globs of what adapts within a task; by default what the method says.
+        adapted: layers, parameters or globs of what adapts within a task; by default what the method says (the head of
+            ANIL and BOIL is the last layer by the parameters' names, whatever `layers` says).
         method: name in `core.methods.METHODS`, which says what the update is; `rule_options` are its configuration's,
             such as `rule_depth`.
         xi: parameters of the method's rule; by default at their start.
@@ -82,17 +81,16 @@ def run_from_module(
     Raises:
         UserError: for settings, names, shapes or files that do not fit together.
     """
-    copy = _with_weights(deepcopy(module), weights)
-    for part in copy.modules():
-        if isinstance(part, _DROPOUT):
-            part.eval()
+    copy = without_dropout(_with_weights(deepcopy(module), weights))
     blank = reinitialised(copy, seed) if initial is None else _with_weights(deepcopy(copy), initial)
     theta = {key: parameter.detach().clone() for key, parameter in copy.named_parameters()}
     if not theta:
         raise UserError(f"{type(module).__name__} has no parameters that could adapt")
     device = next(iter(theta.values())).device
     source = as_tasks(tasks, seed=seed, device=device)
-    _check_forward(copy, source)
+    check_own(copy, source)
+    if layers is not None and adapted is not None:
+        adapted = select(list(theta), adapted, layers_of(theta, layers))
     is_ours = source.name in DATASETS
     config = TrainConfig(
         dataset=source.name if is_ours else f"{OWN}tasks",
@@ -108,10 +106,10 @@ def run_from_module(
         seed=seed,
         lr_scope=lr_scope,
         adapted=adapted,
-        **{key: getattr(source, key) for key in ("ways", "shots") if is_ours and hasattr(source, key)},
+        **{key: getattr(source, key) for key in ("ways", "shots") if is_ours and getattr(source, key, None)},
         **rule_options,
     )
-    config = replace(config, own=_digest([theta, dict(copy.named_buffers()), dict(xi or {})], source))
+    config = replace(config, own=_digest([theta, buffers_of(copy), dict(xi or {})], [modes_of(copy)], source))
     rule = config.make_rule()
     xi = rule.init(theta) if xi is None else {key: tensor.detach().to(device) for key, tensor in xi.items()}
     rule.check(theta, xi)
@@ -180,13 +178,25 @@ def reinitialised(module: nn.Module, seed: int) -> nn.Module:
 def fresh_module(model: OwnModel, seed: int) -> nn.Module:
     """The module that training with `seed` begins with: a copy of the one given, or what the function makes.
 
+    Dropout is turned off in it.
+
     Raises:
         UserError: if that is no module.
     """
     module = deepcopy(model) if isinstance(model, nn.Module) else model(seed)
     if not isinstance(module, nn.Module):
         raise UserError(f"a model of your own is an nn.Module, or a function of a seed that makes one, not {module!r}")
-    return module
+    return without_dropout(module)
+
+
+def check_own(module: nn.Module, source: TaskSource) -> None:
+    """See that a module suits tasks, before the first minute of work.
+
+    Raises:
+        UserError: as `check_forward`.
+    """
+    part = source.with_seed(source.seed).sample(source.splits[-1], 1, 0)
+    check_forward(module, part.support_x, source.num_outputs if source.kind == "classification" else 0)
 
 
 def identified(config: TrainConfig, model: OwnModel | None, tasks: OwnTasks | None) -> TrainConfig:
@@ -204,11 +214,28 @@ def identified(config: TrainConfig, model: OwnModel | None, tasks: OwnTasks | No
             raise UserError(f"{kind}= is given, but the configuration's {field} is {name!r}; call it {OWN}<name> there")
     if model is None and tasks is None:
         return config
-    states = [] if model is None else [dict(fresh_module(model, config.seed).state_dict())]
-    digest = _digest(states, None if tasks is None else as_tasks(tasks, seed=config.seed))
+    digest, again = (own_digest(config.seed, model, tasks) for _ in range(2))
+    if digest != again:
+        raise UserError(
+            "the function of a seed, or of a generator, makes something else each time it is called: let all its "
+            "randomness come from what it is given"
+        )
     if config.own not in (None, digest):
         raise UserError(f"run {config.id} began with another module, other weights or other tasks than are given here")
     return replace(config, own=digest)
+
+
+def own_digest(seed: int, model: OwnModel | None, tasks: OwnTasks | None) -> str:
+    """Digest of a module with its parameters, buffers and modes, and of tasks."""
+    modules = [] if model is None else [fresh_module(model, seed)]
+    states = [dict(module.state_dict()) for module in modules]
+    modes = [modes_of(module) for module in modules]
+    return _digest(states, modes, None if tasks is None else as_tasks(tasks, seed=seed))
+
+
+def modes_of(module: nn.Module) -> str:
+    """Which parts of a module are in training mode: batch normalisation there is another function."""
+    return ", ".join(name for name, part in module.named_modules() if part.training)
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:
@@ -217,25 +244,8 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if name not in names}
 
 
-def _check_forward(module: nn.Module, source: TaskSource) -> None:
-    """See that the module takes the tasks' examples, and answers twice the same.
-
-    Raises:
-        UserError: if it does not; a fault of the module's own is raised as it is.
-    """
-    x = source.with_seed(source.seed).sample(source.splits[-1], 1, 0).support_x
-    shared = dict(module.named_parameters())
-    with torch.no_grad():
-        first, second = (map_tasks(module, {}, shared, x)[0] for _ in range(2))
-    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
-        raise UserError(
-            f"{type(module).__name__} answers differently when it is asked twice: something random is on in it, such "
-            "as dropout; turn it off, for example with module.eval()"
-        )
-
-
-def _digest(states: list[dict[str, Tensor]], source: TaskSource | None) -> str:
-    digest = hashlib.blake2b(digest_size=8)
+def _digest(states: list[dict[str, Tensor]], modes: list[str], source: TaskSource | None) -> str:
+    digest = hashlib.blake2b("; ".join(modes).encode(), digest_size=8)
     for state in states:
         for name, tensor in sorted(state.items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -27,6 +27,7 @@ from core.config import TrainConfig, is_own
 from core.errors import UserError
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
+from core.forward import without_dropout
 from core.models import make_model
 from core.models.layers import Groups, layers_of
 from core.optimizers import MetaOptimizer
@@ -59,7 +60,8 @@ class Run:
             not waited for. `processes` is how many shared the tasks of an iteration.
         path: its folder, None if it was not saved.
         root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
-        blank: a module of the user's own as training began with it; None for a model of ours. It is not saved.
+        blank: a module of the user's own as training began with it, or of a loaded run the one that was given; None
+            for a model of ours. It is not saved.
         source: tasks of the user's own; None for those of a data set of ours. They are not saved.
         buffers: those of a module of the user's own, by name; training does not change them.
         groups: other layers than `core.models.layers.layers_of` finds by name, see there.
@@ -278,7 +280,8 @@ def load_run(
         path: its folder, such as results/runs/<id>.
         device: where its tensors go.
         root: folder of the data set's files, needed for its tasks only.
-        model: for a run of a module of your own, that module, as training began with it.
+        model: for a run of a module of your own, a module of its architecture and in its modes; `blank_model`, which
+            `reset` and `similarity` compare with, is this one.
         tasks: for a run on tasks of your own, those tasks, as `core.tasks.as_tasks` takes them; needed for its tasks
             only.
 
@@ -315,6 +318,10 @@ def load_run(
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
     source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
+    if source is not None and source.fingerprint() != info["dataset_fingerprint"]:
+        raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")
+    if model is not None:
+        model = without_dropout(deepcopy(model))
     run = Run(
         config, parts["theta"], parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"]
     )  # fmt: skip

@@ -33,7 +33,7 @@ from core.evaluation import replica_evaluate
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
-from core.own import OwnModel, OwnTasks, buffers_of, fresh_module, identified
+from core.own import OwnModel, OwnTasks, buffers_of, check_own, fresh_module, identified
 from core.reptile import replica_reptile_gradient
 from core.runs import (
     CURVE_COLUMNS,
@@ -148,7 +148,9 @@ class Group:
 
     def _fresh_model(self, config: TrainConfig, source: TaskSource) -> nn.Module:
         if self._own_model is not None:
-            return fresh_module(self._own_model, config.seed)
+            module = fresh_module(self._own_model, config.seed)
+            check_own(module, source)
+            return module
         return make_model(config.model, source, seed=config.seed, **config.model_options())
 
     def _make_optimizer(self) -> torch.optim.Optimizer:

@@ -46,6 +46,7 @@ class Trace:
         panels: by probe and layer, the value after each step at which there is one.
         caption: paragraphs.
         chance: accuracy of guessing in percent, NaN where there is none.
+        tables: where it is from, study/id; empty for a table in memory.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Trace:
     panels: Mapping[str, Mapping[str, Mapping[int, Interval]]]
     caption: tuple[str, ...]
     chance: float
+    tables: tuple[str, ...] = ()
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -62,7 +64,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
     """
-    return {f"{STUDY}_{name}": from_table(t) for name, t in networks.tables(results, STUDY, NEEDED, where).items()}
+    return networks.traces(results, STUDY, NEEDED, where, from_table)
 
 
 def from_table(table: pd.DataFrame) -> Trace:

@@ -38,6 +38,7 @@ class Trace:
         difference: of these two, paired by task.
         chance: accuracy of guessing.
         caption: paragraphs.
+        tables: where it is from, study/id; empty for a table in memory.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Trace:
     difference: Interval | None
     chance: float
     caption: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -58,7 +60,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
     """
-    return {f"{STUDY}_{name}": from_table(t) for name, t in networks.tables(results, STUDY, NEEDED, where).items()}
+    return networks.traces(results, STUDY, NEEDED, where, from_table)
 
 
 def from_table(table: pd.DataFrame) -> Trace:

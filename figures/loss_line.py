@@ -31,6 +31,7 @@ class Trace:
         accuracy: by split and position, in percent; empty for regression.
         chance: accuracy of guessing in percent, NaN where there is none.
         caption: paragraphs.
+        tables: where it is from, study/id; empty for a table in memory.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Trace:
     accuracy: Mapping[str, Mapping[float, Interval]]
     chance: float
     caption: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -47,7 +49,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
     """
-    return {f"{STUDY}_{name}": from_table(t) for name, t in networks.tables(results, STUDY, NEEDED, where).items()}
+    return networks.traces(results, STUDY, NEEDED, where, from_table)
 
 
 def from_table(table: pd.DataFrame) -> Trace:

@@ -4,10 +4,10 @@ The paper's figures put chosen networks side by side. These draw any network tha
 many layers as it has, and are made of columns alone, so that a table in memory can be drawn as it is.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,8 @@ _SHARED = (
     "tasks_per_iteration",
 )  # fmt: skip
 LAYER_HEIGHT = 0.24  # inches
+
+Trace = TypeVar("Trace", bound=Any)  # a dataclass with `tables`
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ def tables(
         name = "_".join(part.removeprefix("own:") for part in parts)
         groups.setdefault(f"{name}_{run.rpartition('-')[2]}" if config.get("own") else name, []).append(run)
     return {name: data.alike(runs.where(members)).frame for name, members in sorted(groups.items())}
+
+
+def traces(
+    results: str | Path,
+    study: str,
+    needed: Sequence[str],
+    where: Sequence[Where],
+    from_table: Callable[[pd.DataFrame], Trace],
+) -> dict[str, Trace]:
+    """What `from_table` makes of each network's rows of a study, by file name, with the tables that it is from.
+
+    Raises:
+        MissingTable, FigureError, StudyError: as `tables`.
+    """
+    return {
+        f"{study}_{name}": replace(from_table(table), tables=tuple(f"{study}/{run}" for run in table["run"].unique()))
+        for name, table in tables(results, study, needed, where).items()
+    }
 
 
 def check(table: pd.DataFrame, needed: Sequence[str], study: str) -> pd.DataFrame:

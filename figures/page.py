@@ -97,7 +97,11 @@ def _digest(text: str) -> str:
 
 
 def _summary(report: Report) -> list[Markup]:
-    drawn = [section for section in report.sections if section.items]
+    of_paper = [section for section in report.sections if section.name.startswith(("fig", "table"))]
+    drawn, beyond = (
+        sum(bool(section.items) for section in group)
+        for group in (of_paper, [section for section in report.sections if section not in of_paper])
+    )
     dates = sorted(str(source.provenance["date"])[:10] for source in report.sources)
     compared = [n for n in report.numbers if n.paper is not None]
     counts = {status: sum(n.status == status for n in compared) for status in STATUSES}
@@ -105,9 +109,9 @@ def _summary(report: Report) -> list[Markup]:
     return [
         element(
             "p",
-            f"{len(drawn)} of {len(report.sections)} figures and tables of “Decoupling adaptation from modeling with "
-            f"meta-optimizers for meta learning”, made from {len(report.sources)} stored tables measured "
-            f"{dates[0]} to {dates[-1]}.",
+            f"{drawn} of {len(of_paper)} figures and tables of “Decoupling adaptation from modeling with "
+            f"meta-optimizers for meta learning” and {beyond} beyond it, made from {len(report.sources)} stored tables "
+            f"measured {dates[0]} to {dates[-1]}.",
         ),
         element("p", f"{len(compared)} comparisons with numbers of the paper: {told}."),
         *([element("p", f"Chosen runs: {', '.join(report.choices)}.")] if report.choices else []),

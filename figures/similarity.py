@@ -38,12 +38,14 @@ class Trace:
         layers: in its order.
         panels: similarity by what is compared, measure and layer; what could not be measured is absent.
         caption: paragraphs.
+        tables: where it is from, study/id; empty for a table in memory.
     """
 
     title: str
     layers: tuple[str, ...]
     panels: Mapping[str, Mapping[str, Mapping[str, Interval]]]
     caption: tuple[str, ...]
+    tables: tuple[str, ...] = ()
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -53,7 +55,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
     """
-    return {f"{STUDY}_{name}": from_table(t) for name, t in networks.tables(results, STUDY, NEEDED, where).items()}
+    return networks.traces(results, STUDY, NEEDED, where, from_table)
 
 
 def from_table(table: pd.DataFrame) -> Trace:

@@ -30,7 +30,7 @@ def layers_of(names: Iterable[str], groups: Groups | None = None) -> dict[str, l
     """The layers of a network by the names of its parameters, in order: `C1.conv.weight` belongs to layer `C1`.
 
     A layer is what holds parameters at the top level of the module; a list of layers at the top level, as in
-    `layers.0.weight`, is resolved into its members.
+    `layers.0.weight`, is resolved into its members. A parameter that several layers share is of the first alone.
 
     Args:
         names: names of the parameters, in the model's order.

@@ -111,6 +111,8 @@ class FunctionTasks(OwnTasks):
         self.device = torch.device(device)
         self.seed = seed
         super().__init__(self.draw("test", 1, 0), seed, device)
+        if self.fingerprint() != self.fingerprint():
+            raise UserError("the function makes other episodes each time: take all its randomness from the generator")
 
     def draw(self, split: str, num_tasks: int, index: int) -> Episodes:
         """Batch `index` of `split`.
@@ -143,6 +145,9 @@ def as_tasks(
         UserError: for anything else, and as `TensorTasks` and `FunctionTasks`.
     """
     if isinstance(given, TaskSource):
+        there = getattr(given, "device", torch.device("cpu"))
+        if there.type != torch.device(device).type:
+            raise UserError(f"the tasks are delivered on {there}, and wanted on {device}: make them with device=")
         return given.with_seed(seed)
     if isinstance(given, Episodes | Mapping):
         return TensorTasks(given, seed=seed, device=device)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from analysis import adapt_only, freeze, intervene, perturb
+import figures.adaptation_path
+from analysis import StudyError, adapt_only, freeze, intervene, perturb
 from analysis.adaptation_path import adaptation_path
 from analysis.fc_noise import fc_noise
 from analysis.label_permutation import label_permutation
@@ -136,3 +137,63 @@ def test_a_run_of_a_module_trained_here_goes_through_after_loading(tiny, tmp_pat
     loaded = load_run(run.path, model=HigherOmniglot(ways=3, filters=4))
     first, second = (layer_roles(each, num_tasks=1) for each in (run, loaded))
     pd.testing.assert_frame_equal(first, second)
+
+
+def test_studies_work_whatever_the_callers_mode_of_gradients():
+    torch.manual_seed(0)
+    run = run_from_module(WithEverything(), episodes(dtype=torch.float32), steps=1, adapt_lr=0.3)
+    plain = intervene(run, {"none": None, "frozen": freeze("head")}, num_tasks=2)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            pd.testing.assert_frame_equal(intervene(run, {"none": None, "frozen": freeze("head")}, num_tasks=2), plain)
+
+
+def test_orders_of_the_classes_hang_on_the_task_alone():
+    torch.manual_seed(0)
+    part = episodes(6, dtype=torch.float32)
+    y = part.support_y % 2  # of tasks with two classes and with three, and classes that only the query set has
+    mixed = Episodes(part.support_x, y, part.query_x, part.query_y)
+    run = run_from_module(torch.nn.Linear(6, 3), mixed, steps=1, adapt_lr=0.3)
+    few, many = (
+        label_permutation(run, num_tasks=num_tasks, draws=2).query("task < 2").reset_index(drop=True)
+        for num_tasks in (2, 6)
+    )
+    pd.testing.assert_frame_equal(few, many, check_exact=False, rtol=1e-5)
+
+
+def test_tokens_have_no_canonical_correlations():
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = torch.nn.Linear(2, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.embed(x.unflatten(1, (3, 2))).mean(1))
+
+    torch.manual_seed(0)
+    run = run_from_module(Tokens(), episodes(dtype=torch.float32), steps=1, adapt_lr=0.3)
+    table = similarity(run, num_tasks=1).query("layer == 'embed' and compared == 'adapted'").set_index("measure")
+    assert table.loc["svcca", "status"] == "failed: which axis of its outputs has the features is not known"
+    assert table.loc["cka", "status"] == "ok"
+
+
+def test_a_layer_that_starts_at_zero_has_no_relative_distance():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))
+    with torch.no_grad():
+        module[2].weight.zero_(), module[2].bias.zero_()
+    run = run_from_module(module, episodes(dtype=torch.float32), steps=2, adapt_lr=0.3)
+    table = adaptation_path(run, num_tasks=2)
+    assert table["value"].notna().all()
+    assert set(table.query("probe == 'distance'")["layer"]) == {"0"}
+    figures.adaptation_path.from_table(table)
+
+
+def test_tasks_without_a_test_split_and_names_of_columns_are_told():
+    pools = {split: episodes(4, dtype=torch.float32) for split in ("train", "validation")}
+    run = run_from_module(torch.nn.Linear(6, 3), pools, steps=1, adapt_lr=0.3)
+    with pytest.raises(StudyError, match="there are no test episodes, only train, validation"):
+        intervene(run, {"none": None}, num_tasks=1)
+    run = run_from_module(torch.nn.Linear(6, 3), episodes(dtype=torch.float32), steps=1, adapt_lr=0.3)
+    with pytest.raises(StudyError, match="a probe cannot be called loss: the table has such a column"):
+        intervene(run, {"none": None}, probes={"loss": lambda s: None}, num_tasks=1)

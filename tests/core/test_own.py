@@ -289,3 +289,68 @@ def test_what_is_missing_of_own_tasks_is_told_when_they_are_asked_for(tiny_confi
     with pytest.raises(UserError, match=r"the tasks of own.mine-own.net-.* are your own: load the run with tasks="):
         loaded.tasks()
     assert isinstance(load_run(run.path, model=Small(), tasks=pools).tasks().sample("test", 1), Episodes)
+
+
+def with_dropout():
+    return nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5), nn.Linear(4, 3))
+
+
+def test_dropout_is_off_in_training_and_after_loading(tiny_config, tmp_path):
+    pools = {split: episodes(6, dtype=torch.float32) for split in ("train", "test")}
+    config = tiny_config(dataset="own:mine", model="own:net", method="maml", points=None)
+    torch.manual_seed(0)
+    module = with_dropout()
+    run = meta_train(config, model=module, tasks=pools, results=tmp_path, progress=False)
+    loaded = load_run(run.path, model=with_dropout(), tasks=pools)
+    part = run.tasks().sample("test", 3, 0)
+    for each in (run, loaded):
+        pd.testing.assert_frame_equal(each.evaluate(part), run.evaluate(part))
+    assert module[1].training  # the caller's is left as it was
+
+
+def test_modes_of_a_module_tell_runs_apart():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    part = episodes(dtype=torch.float32)
+    ids = {run_from_module(module.train(mode), part, steps=1, adapt_lr=0.1).id for mode in (True, False)}
+    assert len(ids) == 2
+
+
+def test_what_makes_something_else_each_time_is_refused(tiny_config):
+    with pytest.raises(UserError, match="makes something else each time it is called"):
+        meta_train(sinusoid_config(tiny_config), model=lambda seed: mlp(), results=None, progress=False)
+    with pytest.raises(UserError, match="makes other episodes each time"):
+        run_from_module(Small(), lambda split, n, generator: random_episodes(n), steps=1, adapt_lr=0.1)
+
+
+def random_episodes(num_tasks):
+    x = torch.randn(num_tasks, 9, 6)
+    y = torch.arange(3).repeat(3).expand(num_tasks, -1)
+    return Episodes(x, y, x, y)
+
+
+def test_other_tasks_are_not_those_of_a_run(tiny_config, tmp_path):
+    pools = {split: episodes(6, dtype=torch.float32) for split in ("train", "test")}
+    config = tiny_config(dataset="own:mine", model="own:net", method="maml", points=None)
+    run = meta_train(config, model=Small(), tasks=pools, results=tmp_path, progress=False)
+    others = {split: episodes(6, seed=1, dtype=torch.float32) for split in ("train", "test")}
+    with pytest.raises(UserError, match=r"tasks= are not those of .*; for others, there is run.evaluate"):
+        load_run(run.path, model=Small(), tasks=others)
+
+
+def test_what_adapts_may_be_named_by_layers_of_ones_own():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    part = episodes(dtype=torch.float32)
+    run = run_from_module(network, part, steps=1, adapt_lr=0.1, layers={"head": ["2.*", "4.*"]}, adapted=("head",))
+    assert run.adapted == ("2.weight", "2.bias", "4.weight", "4.bias")
+
+
+def test_a_network_with_too_few_outputs_is_told_at_once():
+    with pytest.raises(UserError, match=r"Linear gives \(2,\) for an example, and the tasks have 3 classes"):
+        run_from_module(nn.Linear(6, 2), episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
+
+
+def test_regression_of_ours_has_no_ways():
+    run = run_from_module(mlp(), make_tasks("sinusoid", shots=5), steps=1, adapt_lr=0.01)
+    assert (run.config.ways, run.config.shots) == (None, 5)
