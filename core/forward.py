@@ -1,20 +1,26 @@
 """A module for one task, applied to many tasks at once."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.errors import UserError
 from core.task_parameter import TaskParameter
 
 Tensors = Mapping[str, Tensor]
 
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# The last two have dropout of their own, and nothing else that hangs on their mode.
+_DROPOUT = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+    nn.MultiheadAttention, nn.RNNBase,
+)  # fmt: skip
 # Modules that were seen to do what cannot be mapped over tasks.
 _one_by_one: WeakSet[nn.Module] = WeakSet()
 
@@ -86,7 +92,8 @@ def map_tasks(
 
     hooks = [model.get_submodule(path).register_forward_hook(keep(name)) for name, path in (watched or {}).items()]
     try:
-        return _mapped(model, one_task, own, x)
+        with _differentiable_attention():
+            return _mapped(model, one_task, own, x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -125,8 +132,20 @@ def without_dropout(module: nn.Module) -> nn.Module:
     """The module itself, its dropout layers turned off: what is measured must not hang on chance."""
     for part in module.modules():
         if isinstance(part, _DROPOUT):
-            part.eval()
+            part.training = False
     return module
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Attention by PyTorch's plain formulas: of the fast ones, one has no derivative and the others no second one."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def check_forward(module: nn.Module, x: Tensor, num_classes: int) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +22,7 @@ from core.forward import check_forward, without_dropout
 from core.methods import METHODS
 from core.models.layers import Groups, layers_of, select
 from core.optimizers.base import check_tensors
-from core.runs import CURVE_COLUMNS, Run, environment
+from core.runs import CURVE_COLUMNS, Run, environment, modules_in_training
 from core.seeds import derive_seed
 from core.tasks import DATASETS, as_tasks
 from core.tasks.base import Episodes, TaskSource
@@ -82,6 +83,7 @@ def run_from_module(
         UserError: for settings, names, shapes or files that do not fit together.
     """
     copy = without_dropout(_with_weights(deepcopy(module), weights))
+    warn_of_frozen(copy)
     blank = reinitialised(copy, seed) if initial is None else _with_weights(deepcopy(copy), initial)
     theta = {key: parameter.detach().clone() for key, parameter in copy.named_parameters()}
     if not theta:
@@ -109,7 +111,9 @@ def run_from_module(
         **{key: getattr(source, key) for key in ("ways", "shots") if is_ours and getattr(source, key, None)},
         **rule_options,
     )
-    config = replace(config, own=_digest([theta, buffers_of(copy), dict(xi or {})], [modes_of(copy)], source))
+    config = replace(
+        config, own=_digest([theta, buffers_of(copy), dict(xi or {})], [", ".join(modules_in_training(copy))], source)
+    )
     rule = config.make_rule()
     xi = rule.init(theta) if xi is None else {key: tensor.detach().to(device) for key, tensor in xi.items()}
     rule.check(theta, xi)
@@ -189,6 +193,17 @@ def fresh_module(model: OwnModel, seed: int) -> nn.Module:
     return without_dropout(module)
 
 
+def warn_of_frozen(module: nn.Module) -> None:
+    """Say that `requires_grad` decides nothing here, where someone seems to think so."""
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    if 0 < len(frozen) < len(list(module.parameters())):
+        warnings.warn(
+            f"requires_grad is off for {frozen[0]} and {len(frozen) - 1} others, which adapt and are trained all the "
+            "same: what adapts is said by adapted=",
+            stacklevel=3,
+        )
+
+
 def check_own(module: nn.Module, source: TaskSource) -> None:
     """See that a module suits tasks, before the first minute of work.
 
@@ -229,13 +244,8 @@ def own_digest(seed: int, model: OwnModel | None, tasks: OwnTasks | None) -> str
     """Digest of a module with its parameters, buffers and modes, and of tasks."""
     modules = [] if model is None else [fresh_module(model, seed)]
     states = [dict(module.state_dict()) for module in modules]
-    modes = [modes_of(module) for module in modules]
+    modes = [", ".join(modules_in_training(module)) for module in modules]
     return _digest(states, modes, None if tasks is None else as_tasks(tasks, seed=seed))
-
-
-def modes_of(module: nn.Module) -> str:
-    """Which parts of a module are in training mode: batch normalisation there is another function."""
-    return ", ".join(name for name, part in module.named_modules() if part.training)
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor]:

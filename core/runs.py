@@ -39,7 +39,7 @@ FORMAT = 1
 CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A finished meta-trained model.
 
@@ -79,6 +79,10 @@ class Run:
     source: TaskSource | None = None
     buffers: dict[str, Tensor] = field(default_factory=dict)
     groups: Groups | None = None
+
+    def __repr__(self) -> str:
+        numbers = sum(tensor.numel() for tensor in self.theta.values())
+        return f"Run({self.id!r}, {self.status!r}, {numbers:,} parameters, path={self.path})"
 
     @property
     def id(self) -> str:
@@ -171,6 +175,11 @@ class Run:
         }
         options |= changes
         return evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
+
+
+def modules_in_training(module: nn.Module) -> list[str]:
+    """Names of the parts of a module that are in training mode: batch normalisation there is another function."""
+    return [name for name, part in module.named_modules() if part.training]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -280,8 +289,8 @@ def load_run(
         path: its folder, such as results/runs/<id>.
         device: where its tensors go.
         root: folder of the data set's files, needed for its tasks only.
-        model: for a run of a module of your own, a module of its architecture and in its modes; `blank_model`, which
-            `reset` and `similarity` compare with, is this one.
+        model: for a run of a module of your own, a module of its architecture. Parameters, buffers and modes are those
+            of the run; `blank_model`, which `reset` and `similarity` compare with, has this one's parameters.
         tasks: for a run on tasks of your own, those tasks, as `core.tasks.as_tasks` takes them; needed for its tasks
             only.
 
@@ -322,6 +331,9 @@ def load_run(
         raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")
     if model is not None:
         model = without_dropout(deepcopy(model))
+        in_training = info.get("modules_in_training")
+        for name, part in model.named_modules():
+            part.training = part.training if in_training is None else name in in_training
     run = Run(
         config, parts["theta"], parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"]
     )  # fmt: skip

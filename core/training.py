@@ -33,7 +33,7 @@ from core.evaluation import replica_evaluate
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
-from core.own import OwnModel, OwnTasks, buffers_of, check_own, fresh_module, identified
+from core.own import OwnModel, OwnTasks, buffers_of, check_own, fresh_module, identified, warn_of_frozen
 from core.reptile import replica_reptile_gradient
 from core.runs import (
     CURVE_COLUMNS,
@@ -43,6 +43,7 @@ from core.runs import (
     is_finished,
     load_run,
     load_tensors,
+    modules_in_training,
     save_run,
     save_tensors,
     write_config,
@@ -149,6 +150,7 @@ class Group:
     def _fresh_model(self, config: TrainConfig, source: TaskSource) -> nn.Module:
         if self._own_model is not None:
             module = fresh_module(self._own_model, config.seed)
+            warn_of_frozen(module)
             check_own(module, source)
             return module
         return make_model(config.model, source, seed=config.seed, **config.model_options())
@@ -257,6 +259,8 @@ class Group:
             "num_outputs": self.sources[i].num_outputs,
             "dataset_fingerprint": self.sources[i].fingerprint(),
         }
+        if self._own_model is not None:
+            info["modules_in_training"] = modules_in_training(self.model)
         run = Run(
             config,
             {name: tensor[i].detach().clone() for name, tensor in self.theta.items()},

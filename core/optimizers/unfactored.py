@@ -6,6 +6,8 @@ from torch import Tensor
 from core.errors import UserError
 from core.optimizers.base import MetaOptimizer, Parts
 
+LARGEST = 2**28  # 1 GiB
+
 
 class Linear(MetaOptimizer):
     """U(g) = A g (+ b), equation 2, with A of k x k for a parameter tensor of k numbers, g = vec(G) with rows stacked.
@@ -24,7 +26,16 @@ class Linear(MetaOptimizer):
         self.bias, self.adapts = bias, adapts
 
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
-        """The identity and a zero bias."""
+        """The identity and a zero bias.
+
+        Raises:
+            UserError: for a tensor whose matrix would take more than `LARGEST` numbers.
+        """
+        if like.numel() ** 2 > LARGEST:
+            raise UserError(
+                f"the unfactored rule has a matrix of {like.numel():,} x {like.numel():,} for a tensor of "
+                f"{like.numel():,} numbers: it is for small models; klin and kfc are its factored forms"
+            )
         parts = {"A": torch.eye(like.numel(), dtype=like.dtype, device=like.device)}
         if self.bias:
             parts["b"] = like.new_zeros(like.numel())

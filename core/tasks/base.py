@@ -42,9 +42,15 @@ class Episodes:
             if self.kind == "regression":
                 continue
             if y.ndim != 2:
-                raise UserError(f"{part}_y must have one label an example, (tasks, examples): got {tuple(y.shape)}")
+                raise UserError(
+                    f"{part}_y must have one label an example, (tasks, examples): got {tuple(y.shape)}; "
+                    "targets of a regression need kind='regression'"
+                )
             if self.kind == "classification" and y.dtype != torch.int64:
-                raise UserError(f"{part}_y must be class indices of type int64, got {y.dtype}; convert with .long()")
+                raise UserError(
+                    f"{part}_y must be class indices of type int64, got {y.dtype}; convert with .long(), or say "
+                    "kind='binary' or kind='regression'"
+                )
             if self.kind == "binary" and not y.is_floating_point():
                 raise UserError(f"{part}_y must be 0 or 1 as floats for binary tasks, got {y.dtype}")
         if len(self.support_x) != len(self.query_x):

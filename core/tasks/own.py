@@ -75,7 +75,10 @@ class TensorTasks(OwnTasks):
             UserError: for a split without episodes, or a batch of more tasks than there are.
         """
         if split not in self._pools:
-            raise UserError(f"there are no {split} episodes, only {', '.join(self.splits)}")
+            raise UserError(
+                f"there are no {split} episodes, only {', '.join(self.splits)}; give them by split: "
+                "{'train': ..., 'validation': ..., 'test': ...}"
+            )
         pool = self._pools[split]
         if num_tasks > pool.num_tasks:
             raise UserError(f"{num_tasks} tasks asked for, but there are {pool.num_tasks} {split} episodes")

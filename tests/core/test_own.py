@@ -354,3 +354,61 @@ def test_a_network_with_too_few_outputs_is_told_at_once():
 def test_regression_of_ours_has_no_ways():
     run = run_from_module(mlp(), make_tasks("sinusoid", shots=5), steps=1, adapt_lr=0.01)
     assert (run.config.ways, run.config.shots) == (None, 5)
+
+
+class Attention(nn.Module):
+    """Attention, and a recurrence, with dropout of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.3, batch_first=True)
+        self.recurrent = nn.LSTM(4, 5, num_layers=2, dropout=0.3, batch_first=True)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        tokens = self.encoder(x.repeat(1, 2).view(len(x), 3, 4))
+        return self.head(self.recurrent(tokens)[0][:, -1])
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.filterwarnings("ignore:Attention cannot be mapped", "ignore:There is a performance drop")
+def test_attention_and_recurrence_go_through_by_hand_and_to_second_order(mode, tiny_config):
+    torch.manual_seed(0)
+    module = Attention().train(mode)
+    part = episodes(dtype=torch.float32)
+    run = run_from_module(module, part, steps=1, adapt_lr=0.1)
+    query = run.evaluate(part).query("split == 'query'")
+    plain = copy.deepcopy(module).train()  # plain formulas, with gradients
+    for layer in plain.modules():
+        if isinstance(layer, nn.Dropout | nn.MultiheadAttention):
+            layer.eval()
+    plain.recurrent.dropout = 0.0
+    for task in range(2):
+        losses, _ = by_hand(copy.deepcopy(plain), part[task : task + 1], steps=1, lr=0.1)
+        assert query[query["task"] == task]["loss"].tolist() == pytest.approx(losses, rel=1e-4)
+    config = tiny_config(dataset="own:mine", model="own:net", method="maml", points=None, iterations=1, eval_tasks=1)
+    trained = meta_train(config, model=module, tasks={"train": part, "test": part}, results=None, progress=False)
+    assert trained.status == "ok"
+
+
+def test_a_loaded_run_has_the_modes_that_it_was_trained_in(tiny_config, tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    pools = {split: episodes(6, dtype=torch.float32) for split in ("train", "test")}
+    config = tiny_config(dataset="own:mine", model="own:net", method="maml", points=None)
+    run = meta_train(config, model=module, tasks=pools, results=tmp_path, progress=False)
+    loaded = load_run(run.path, model=copy.deepcopy(module).train(), tasks=pools)
+    part = run.tasks().sample("test", 3, 0)
+    pd.testing.assert_frame_equal(loaded.evaluate(part), run.evaluate(part))
+
+
+def test_requires_grad_decides_nothing_and_that_is_said():
+    module = Small()
+    module.first.requires_grad_(False)
+    with pytest.warns(UserWarning, match="requires_grad is off for first.weight and 1 others, which adapt"):
+        run_from_module(module, episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
+
+
+def test_a_run_is_shown_in_a_line():
+    run = run_from_module(Small(), episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
+    assert repr(run) == f"Run({run.id!r}, 'ok', 43 parameters, path=None)"

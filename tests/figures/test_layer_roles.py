@@ -77,7 +77,7 @@ def test_a_network_with_many_long_names_has_a_row_a_layer(results):
     assert [x for x, _ in points] == pytest.approx([mark.against.mean for mark in (*trace.frozen, *trace.alone)])
     assert "chance" not in [text.get_text() for text in figure.legends[0].get_texts()]
     # No name of a layer is cut off at the figure's edge.
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     assert min(tick.get_window_extent().x0 for tick in axes["roles"].get_yticklabels()) >= 0
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from core import make_optimizer
+from core.errors import UserError
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -51,3 +52,8 @@ def test_cholesky_starts_as_a_projection(rank: int):
 def test_a_rank_above_the_number_of_entries_is_cut_to_it():
     """More columns could not raise the rank, and would start at zero."""
     assert make_optimizer("cholesky", rank=9).init({"w": torch.zeros(2, 3)})["w.L"].shape == (6, 6)
+
+
+def test_a_matrix_that_no_machine_holds_is_refused():
+    with pytest.raises(UserError, match=r"a matrix of 36,864 x 36,864 for a tensor of 36,864 numbers: it is for small"):
+        make_optimizer("linear").init({"weight": torch.zeros(64, 64, 3, 3)})
