@@ -64,7 +64,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
     """
-    return networks.traces(results, STUDY, NEEDED, where, from_table)
+    return networks.traces_of(results, STUDY, NEEDED, where, from_table)
 
 
 def from_table(table: pd.DataFrame) -> Trace:

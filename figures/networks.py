@@ -70,7 +70,7 @@ def tables(
     return {name: data.alike(runs.where(members)).frame for name, members in sorted(groups.items())}
 
 
-def traces(
+def traces_of(
     results: str | Path,
     study: str,
     needed: Sequence[str],
