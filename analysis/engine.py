@@ -16,9 +16,10 @@ from analysis.snapshots import Probe, Snapshot, carry_out
 from analysis.store import SCHEMAS
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
-from core.adaptation import InnerLoop, State, Walk, inner_loop, one_replica
+from core.adaptation import one_replica
 from core.evaluation import as_table, default_chunk, measure
 from core.forward import batched_forward
+from core.inner_loop import InnerLoop, State, Walk, inner_loop
 from core.models.layers import cut, stages
 from core.seeds import generator
 from core.task_parameter import TaskParameter

@@ -58,8 +58,9 @@ from tqdm.auto import tqdm
 from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns, to_float64
 from core import Run, TrainConfig
-from core.adaptation import inner_loop, one_replica
+from core.adaptation import one_replica
 from core.evaluation import as_table, default_chunk, measure
+from core.inner_loop import inner_loop
 from core.methods import METHODS
 from core.optimizers.base import MetaOptimizer, Parts, split_key
 from core.optimizers.sgd import SGD

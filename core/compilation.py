@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import InnerLoop, replica_meta_gradient
+from core.adaptation import replica_meta_gradient
 from core.errors import UserError
+from core.inner_loop import InnerLoop
 from core.optimizers.base import MetaOptimizer
 from core.tasks.base import Episodes
 

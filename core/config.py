@@ -10,8 +10,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any, Literal
 
-from core.adaptation import InnerLoop
 from core.errors import UserError, unknown_name
+from core.inner_loop import InnerLoop
 from core.methods import METHODS, adapted_layers
 from core.models import MODELS
 from core.models.conv import MAX_DEPTH, Downsample, NormMode

@@ -6,17 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import (
-    InnerLoop,
-    LrScope,
-    Walk,
-    checked_loop,
-    differentiable,
-    inner_loop,
-    one_replica,
-    replica_slice,
-)
+from core.adaptation import checked_loop, differentiable, one_replica, replica_slice
 from core.errors import UserError
+from core.inner_loop import InnerLoop, LrScope, Walk, inner_loop
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
 from core.tasks.base import Episodes

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from core.adaptation import LrScope
 from core.config import OWN, TrainConfig, is_own
 from core.errors import UserError
 from core.forward import check_forward, without_dropout
+from core.inner_loop import LrScope
 from core.methods import METHODS
 from core.models.layers import Groups, layers_of, select
 from core.optimizers.base import check_tensors

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import InnerLoop, Tensors, chunks, inner_loop
+from core.adaptation import chunks
+from core.inner_loop import InnerLoop, Tensors, inner_loop
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer
 from core.tasks.base import Episodes

@@ -19,8 +19,9 @@ from analysis.fc_noise import fc_noise
 from analysis.interventions import Intervention, adapt_only, freeze, perturb
 from analysis.layer_roles import layer_roles
 from core import Episodes, TrainConfig, evaluate, meta_gradient
-from core.adaptation import InnerLoop, one_replica
+from core.adaptation import one_replica
 from core.compilation import compile_meta_gradient
+from core.inner_loop import InnerLoop
 from core.models.layers import layers_of
 from core.seeds import generator
 from core.tasks.ahead import DrawnAhead

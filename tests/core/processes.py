@@ -15,9 +15,10 @@ import core.__main__
 import core.distributed
 import core.training
 from core import make_model, make_optimizer
-from core.adaptation import InnerLoop, replica_meta_gradient
+from core.adaptation import replica_meta_gradient
 from core.distributed import ALONE, join, leave
 from core.errors import UserError
+from core.inner_loop import InnerLoop
 from core.models.conv import CNN
 from core.optimizers.base import MetaOptimizer
 from core.reptile import replica_reptile_gradient

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from core import adapt, evaluate, make_optimizer, meta_gradient
-from core.adaptation import InnerLoop, inner_loop, replica_meta_gradient
+from core.adaptation import replica_meta_gradient
 from core.errors import UserError
+from core.inner_loop import InnerLoop, inner_loop
 from core.models.conv import CNN
 from core.models.linear import LR, LinNet
 from core.tasks.base import Episodes

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from core import make_model, make_optimizer, make_tasks
-from core.adaptation import InnerLoop, replica_meta_gradient
+from core.adaptation import replica_meta_gradient
 from core.compilation import compile_meta_gradient
 from core.errors import UserError
+from core.inner_loop import InnerLoop
 
 
 @pytest.fixture
