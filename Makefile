@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable .[dev]
 	touch $@
 
-reproduce: install  ## train, measure and draw every figure and table on this machine in 15 minutes, into RESULTS
+reproduce: install  ## train, measure and draw every figure and table on this machine, into RESULTS
 	$(CHAIN) preset=quick results=$(RESULTS) images=$(IMAGES) num_tasks=$(NUM_TASKS) together=true
 
 paper: RESULTS := paper

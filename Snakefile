@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from analysis.errors import StudyError
-from chain import drawing, lists, locks
+from chain import drawing, lists, locks, watching
 
 options = dict(config)
 THREADS = int(options.pop("threads", max(1, (os.cpu_count() or 2) // 2)))
@@ -42,6 +42,7 @@ try:
     if workflow.is_main_process:
         if not workflow.output_settings.dryrun:
             LOCK = locks.lock(RESULTS / "chain" / ".lock", f"the chain in {RESULTS}")
+            watching.watch(RESULTS / "chain" / "logs")
         # Its content differs, too: Snakemake looks through a change of time alone.
         Path(LATE).parent.mkdir(exist_ok=True)
         Path(LATE).write_text(f"{time.time_ns()}\n")
@@ -88,13 +89,15 @@ if not IS_RECORD:
             f"{CHAIN}/trained/{{group}}.json",
         log:
             f"{CHAIN}/logs/train/{{group}}.log",
+        params:
+            told=lambda wildcards: PLAN.told(wildcards.group),
         threads: THREADS
         resources:
             mem_mb=lambda wildcards, attempt: 4000 * attempt,
             runtime=24 * 60,
             gpu=0,
         shell:
-            f"{PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log}} 2>&1"
+            f"echo {{params.told:q}} >&2; {PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log}} 2>&1"
 
     rule study:
         input:
@@ -114,7 +117,7 @@ if not IS_RECORD:
             runtime=12 * 60,
             gpu=0,
         shell:
-            f"{PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log}} 2>&1"
+            f"echo measure {{wildcards.study}}: {{wildcards.table}} >&2; {PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log}} 2>&1"
 
 
 rule figure:
@@ -129,4 +132,4 @@ rule figure:
         mem_mb=2000,
         runtime=30,
     shell:
-        f"{DRAW} > {{log}} 2>&1"
+        f"echo draw {{wildcards.figure}} >&2; {DRAW} > {{log}} 2>&1"

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from analysis.errors import StudyError
 from analysis.interventions import Change, Function, Intervention, relabelled
@@ -21,6 +20,7 @@ from core.evaluation import as_table, default_chunk, measure
 from core.forward import batched_forward
 from core.inner_loop import InnerLoop, State, Walk, inner_loop
 from core.models.layers import cut, stages
+from core.progress import progress_bar
 from core.seeds import generator
 from core.task_parameter import TaskParameter
 
@@ -82,7 +82,7 @@ def intervene(
     jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
     values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
     seen: dict[tuple[str, int], list[pd.DataFrame]] = {key: [] for key in values}
-    with tqdm(total=len(jobs) * num_tasks, unit="task", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(jobs) * num_tasks, unit="task", shown=progress, leave=False) as bar:
         for first in range(0, num_tasks, size):
             part = episodes[first : first + size]
             inputs = _Inputs(run, part, num_classes)

@@ -53,7 +53,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns, to_float64
@@ -65,6 +64,7 @@ from core.methods import METHODS
 from core.optimizers.base import MetaOptimizer, Parts, split_key
 from core.optimizers.sgd import SGD
 from core.optimizers.unfactored import Cholesky
+from core.progress import progress_bar
 from core.task_parameter import Gradient, Product, TaskParameter
 
 WHOLE = "all"  # the tensor's name where all tensors are taken as one
@@ -319,7 +319,7 @@ def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFram
     loop = run.config.inner_loop(list(run.theta))
     values: dict[str, list[Tensor]] = {name: [] for name in plans}
     aligned = []
-    with tqdm(total=len(plans) * num_tasks, unit="task", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(plans) * num_tasks, unit="task", shown=progress, leave=False) as bar:
         for first in range(0, num_tasks, size):
             part = episodes[first : first + size]
             for name, plan in plans.items():

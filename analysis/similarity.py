@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from analysis.errors import StudyError
 from analysis.representations import debiased_cka, linear_cka, pwcca, svcca
 from analysis.snapshots import layer_outputs
 from analysis.tasks import draw_test_tasks, run_columns, setting_columns
 from core import Episodes, Run, adapt
+from core.adaptation import one_replica
+from core.progress import progress_bar
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "cka": linear_cka,
@@ -63,18 +64,18 @@ def similarity(
     blank = run.blank_model().to(next(iter(run.theta.values())).device)
     untrained = {name: p.detach().to(run.theta[name]) for name, p in blank.named_parameters()}
     rows = []
-    for task in tqdm(range(num_tasks), unit="task", disable=not progress, leave=False):
+    for task in progress_bar(range(num_tasks), unit="task", shown=progress, leave=False):
         part = episodes[task : task + 1]
         after = adapt(
             run.model, run.rule, run.theta, run.xi, part, steps=config.steps, lr=config.adapt_lr,
             lr_scope=config.lr_scope, adapted=run.adapted,
         )  # fmt: skip
-        before = _features(run, _one(run.theta), part)
+        before = _features(run, one_replica(run.theta), part)
         networks = {
             "adapted": _features(run, after.params, part),
-            "untrained": _features(run, _one(untrained), part, blank),
+            "untrained": _features(run, one_replica(untrained), part, blank),
         }
-        networks |= {name: _features(other, _one(other.theta), part) for name, other in others.items()}
+        networks |= {name: _features(other, one_replica(other.theta), part) for name, other in others.items()}
         diverged = run.diverged or not torch.isfinite(after.losses).all()
         for compared, outputs in networks.items():
             for layer in before:
@@ -91,11 +92,6 @@ def similarity(
     table = pd.DataFrame(rows, columns=columns)
     common = {**run_columns(run), "status": table["status"]}  # which each value has for itself
     return table.assign(**common, task_seed=seed, **setting_columns(run, len(table)))
-
-
-def _one(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with a task axis of 1."""
-    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
 
 
 def _features(

@@ -616,8 +616,8 @@ def _to_frame(table: pa.Table, study: str) -> pd.DataFrame:
 
 def _to_pandas(column: pa.ChunkedArray, dtype: str) -> pd.Series:
     if dtype == "Int64":
-        return pd.Series(pd.array(column.to_pylist(), dtype="Int64"))
+        return column.to_pandas(types_mapper=lambda _: pd.Int64Dtype())
     if dtype == "str":
         # Spelt out: "str" alone means Python objects before pandas 3.
-        return pd.Series(column.to_pylist(), dtype=pd.StringDtype(na_value=np.nan))
+        return column.to_pandas(types_mapper=lambda _: pd.StringDtype(na_value=np.nan))
     return pd.Series(column.to_numpy(), dtype=dtype)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from analysis.errors import StudyError, unknown_name
 from analysis.tasks import check_num_tasks
@@ -14,6 +13,7 @@ from core import Episodes, Run, make_model
 from core.evaluation import default_chunk
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
+from core.progress import progress_bar
 from core.seeds import derive_seed
 from core.task_parameter import TaskParameter
 from core.tasks.base import TaskShape, concatenate
@@ -82,7 +82,7 @@ def upper_bound(
     shape = TaskShape(source.example_shape, source.num_outputs)
     size = default_chunk(run.model, draw("test", 1, 0))
     parts, training_shots = [], 0
-    with tqdm(total=num_tasks, unit="task", disable=not progress, leave=False) as bar:
+    with progress_bar(total=num_tasks, unit="task", shown=progress, leave=False) as bar:
         for first in range(0, num_tasks, size):
             # Drawn one by one, as for the other studies, so that tasks are paired.
             part = concatenate([draw("test", 1, task) for task in range(first, min(first + size, num_tasks))])

@@ -78,11 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "left":
             print("\n".join([*(f"reduced: {sentence}" for sentence in plan.reductions), *costs.left_to_do(plan)]))
         elif options.command == "train":
-            for run in steps.train(plan, options.group, progress=sys.stderr.isatty()):
+            for run in steps.train(plan, options.group, progress=True):
                 print(f"{run.path}: {run.status}")
         elif options.command == "study":
             command = shlex.join(["python", "-m", "chain", *arguments])
-            print(steps.measure(plan, options.study, options.table, command=command, progress=sys.stderr.isatty()))
+            print(steps.measure(plan, options.study, options.table, command=command, progress=True))
         else:
             if options.figure not in plan.figures:
                 raise StudyError(f"{options.figure} is no figure of the plan; known: {', '.join(plan.figures)}")

@@ -59,6 +59,20 @@ class Plan:
             raise unknown_name("group of runs", name, self.groups)
         return self.groups[name]
 
+    def told(self, group: str) -> str:
+        """What training a group is, for people: its runs, their lengths, models and methods.
+
+        Raises:
+            StudyError: for an unknown group.
+        """
+        configs = self.group(group)
+        lengths = sorted({config.iterations for config in configs})
+        names = dict.fromkeys(f"{c.model}{c.depth or ''} {c.method}" for c in configs)
+        return (
+            f"train {group}: {len(configs)} run{'s' if len(configs) > 1 else ''} "
+            f"of {' or '.join(f'{length:,}' for length in lengths)} iterations ({', '.join(names)})"
+        )
+
     def source(self, study: str, table: str) -> TrainConfig:
         """The run that a table is made of.
 

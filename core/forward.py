@@ -3,8 +3,9 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -180,14 +181,46 @@ def call_with(model: nn.Module, tensors: Tensors, x: Tensor) -> Any:
     A tensor goes wherever the parameter of its name is used. `functional_call` can see to that itself, but where two
     names share a whole module it leaves the tensors in it.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    spread = dict(tensors)
-    for prefix, module in model.named_modules():  # each module once
-        for part, parameter in module.named_parameters(recurse=False):
-            name = names[id(parameter)]
-            if name in tensors:
-                spread[f"{prefix}.{part}" if prefix else part] = tensors[name]
-    return functional_call(model, spread, (x,), tie_weights=False)
+    found = _uses.get(model)
+    if found is None or not found.hold():
+        found = _uses[model] = _Uses.of(model)
+    again = {place: tensors[name] for place, name in found.again if name in tensors}
+    return functional_call(model, {**tensors, **again}, (x,), tie_weights=False)
+
+
+@dataclass(frozen=True)
+class _Uses:
+    """Where a module uses parameters again, under other names than those of `named_parameters`.
+
+    Attributes:
+        parts: of each part of the module its parameters and its own parts, as dictionaries of the module's, and what
+            was in them. The module itself is not here: what is known of it must not keep it alive.
+        again: (place, name) of each further use.
+    """
+
+    parts: tuple[tuple[dict[str, Any], tuple[tuple[str, Any], ...]], ...]
+    again: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "_Uses":
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        again = []
+        for prefix, module in model.named_modules():  # each module once
+            for part, parameter in module.named_parameters(recurse=False):
+                place, name = f"{prefix}.{part}" if prefix else part, names[id(parameter)]
+                if place != name:
+                    again.append((place, name))
+        held: list[dict[str, Any]] = [of for module in model.modules() for of in (module._parameters, module._modules)]
+        return cls(tuple((of, tuple(of.items())) for of in held), tuple(again))
+
+    def hold(self) -> bool:
+        """Whether the module has the very parts and parameters that it had."""
+        return all(
+            len(now) == len(then) and all(now.get(name) is value for name, value in then) for now, then in self.parts
+        )
+
+
+_uses: WeakKeyDictionary[nn.Module, _Uses] = WeakKeyDictionary()
 
 
 def _copied_buffers(model: nn.Module, num_tasks: int) -> dict[str, Tensor]:

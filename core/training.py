@@ -21,7 +21,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from core.adaptation import replica_meta_gradient
 from core.compilation import MetaGradient, compile_meta_gradient
@@ -34,6 +33,7 @@ from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
 from core.own import OwnModel, OwnTasks, buffers_of, check_own, fresh_module, identified, warn_of_frozen
+from core.progress import progress_bar
 from core.reptile import replica_reptile_gradient
 from core.runs import (
     CURVE_COLUMNS,
@@ -516,10 +516,10 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
     num_tasks = first.configs[0].tasks_per_iteration
     last_saved = time.monotonic()
     target = max(group.target for group in groups)
-    bar = tqdm(
+    bar = progress_bar(
         total=target,
         initial=first.iteration,
-        disable=not (progress and team.writes),
+        shown=progress and team.writes,
         desc=first.configs[0].dataset if len(groups) > 1 else f"{first.configs[0].dataset} {first.label}",
         unit="it",
         mininterval=0.5,

@@ -1,8 +1,7 @@
 """Adaptation step by step: a panel a probe, a line a layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.statistics import Interval, task_intervals
 from figures import networks, style
-from figures.data import Where
 
 STUDY = "adaptation_path"
 NEEDED = ("step", "probe", "layer", "value")
@@ -57,16 +55,6 @@ class Trace:
     tables: tuple[str, ...] = ()
 
 
-def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
-    """A figure for each data set and network, by file name.
-
-    Raises:
-        MissingTable: if there is none.
-        FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
-    """
-    return networks.traces_of(results, STUDY, NEEDED, where, from_table)
-
-
 def from_table(table: pd.DataFrame) -> Trace:
     """What a table of the study `adaptation_path` says of its network.
 
@@ -86,6 +74,9 @@ def from_table(table: pd.DataFrame) -> Trace:
     subject = networks.subject(table, lost)
     caption = (networks.describe_mean(good, "band", cells), *subject.caption)
     return Trace(subject.title, layers, panels, caption, subject.chance)
+
+
+traces = networks.traces_of(STUDY, NEEDED, from_table)
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:

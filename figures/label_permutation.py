@@ -1,8 +1,6 @@
 """What hangs on the numbers of a task's classes: its accuracy with the classes in random orders."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.statistics import Interval, paired_task_interval, task_interval
 from figures import networks, style
-from figures.data import Where
 from figures.errors import FigureError
 from figures.layer_roles import number
 
@@ -51,16 +48,6 @@ class Trace:
     chance: float
     caption: tuple[str, ...]
     tables: tuple[str, ...] = ()
-
-
-def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
-    """A figure for each data set and network, by file name.
-
-    Raises:
-        MissingTable: if there is none.
-        FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
-    """
-    return networks.traces_of(results, STUDY, NEEDED, where, from_table)
 
 
 def from_table(table: pd.DataFrame) -> Trace:
@@ -106,6 +93,9 @@ def from_table(table: pd.DataFrame) -> Trace:
         chance=subject.chance,
         caption=tuple(caption),
     )
+
+
+traces = networks.traces_of(STUDY, NEEDED, from_table)
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:

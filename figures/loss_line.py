@@ -1,8 +1,7 @@
 """Loss and accuracy along the line from where adaptation starts to where it ends, and beyond."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from matplotlib.lines import Line2D
 
 from analysis.statistics import Interval, task_intervals
 from figures import networks, style
-from figures.data import Where
 
 STUDY = "loss_line"
 NEEDED = ("position", "split", "loss", "accuracy")
@@ -42,16 +40,6 @@ class Trace:
     tables: tuple[str, ...] = ()
 
 
-def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
-    """A figure for each data set and network, by file name.
-
-    Raises:
-        MissingTable: if there is none.
-        FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
-    """
-    return networks.traces_of(results, STUDY, NEEDED, where, from_table)
-
-
 def from_table(table: pd.DataFrame) -> Trace:
     """What a table of the study `loss_line` says of its network.
 
@@ -72,6 +60,9 @@ def from_table(table: pd.DataFrame) -> Trace:
         "Position p stands for the parameters start + p (end − start) of each task: 0 is before, 1 after adaptation.",
     )
     return Trace(subject.title, losses, accuracies, subject.chance, caption)
+
+
+traces = networks.traces_of(STUDY, NEEDED, from_table)
 
 
 def _lines(table: pd.DataFrame, value: str) -> dict[str, dict[float, Interval]]:

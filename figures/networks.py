@@ -7,7 +7,7 @@ many layers as it has, and are made of columns alone, so that a table in memory 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -70,22 +70,28 @@ def tables(
     return {name: data.alike(runs.where(members)).frame for name, members in sorted(groups.items())}
 
 
-def traces_of(
-    results: str | Path,
-    study: str,
-    needed: Sequence[str],
-    where: Sequence[Where],
-    from_table: Callable[[pd.DataFrame], Trace],
-) -> dict[str, Trace]:
-    """What `from_table` makes of each network's rows of a study, by file name, with the tables that it is from.
+class Traces(Protocol[Trace]):
+    """From stored tables to what is drawn: the first step of a figure."""
 
-    Raises:
-        MissingTable, FigureError, StudyError: as `tables`.
-    """
-    return {
-        f"{study}_{name}": replace(from_table(table), tables=tuple(f"{study}/{run}" for run in table["run"].unique()))
-        for name, table in tables(results, study, needed, where).items()
-    }
+    def __call__(self, results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
+        """A figure for each data set and network, by file name.
+
+        Raises:
+            MissingTable: if there is none.
+            FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
+        """
+
+
+def traces_of(study: str, needed: Sequence[str], from_table: Callable[[pd.DataFrame], Trace]) -> Traces[Trace]:
+    """The `traces` of a figure of single networks: what `from_table` makes of each one's rows, with their tables."""
+
+    def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
+        return {
+            f"{study}_{name}": replace(from_table(rows), tables=tuple(f"{study}/{run}" for run in rows["run"].unique()))
+            for name, rows in tables(results, study, needed, where).items()
+        }
+
+    return traces
 
 
 def check(table: pd.DataFrame, needed: Sequence[str], study: str) -> pd.DataFrame:

@@ -1,8 +1,7 @@
 """How far each layer's outputs stay what they were: through adaptation, and against other networks, layer by layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from matplotlib.patches import Patch
 
 from analysis.statistics import Interval, task_intervals
 from figures import networks, style
-from figures.data import Where
 
 STUDY = "similarity"
 NEEDED = ("compared", "layer", "measure", "value")
@@ -48,16 +46,6 @@ class Trace:
     tables: tuple[str, ...] = ()
 
 
-def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
-    """A figure for each data set and network, by file name.
-
-    Raises:
-        MissingTable: if there is none.
-        FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
-    """
-    return networks.traces_of(results, STUDY, NEEDED, where, from_table)
-
-
 def from_table(table: pd.DataFrame) -> Trace:
     """What a table of the study `similarity` says of its network.
 
@@ -88,6 +76,9 @@ def from_table(table: pd.DataFrame) -> Trace:
             absent.setdefault(", ".join(without), []).append(name)
     caption += [f"Too few examples for {' and '.join(names)}: {where}." for where, names in absent.items()]
     return Trace(subject.title, layers, panels, tuple(caption))
+
+
+traces = networks.traces_of(STUDY, NEEDED, from_table)
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:

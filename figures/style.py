@@ -1,5 +1,6 @@
 """How things look: the style file, and the one table of each method's name, colour and marker."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ STYLE_FILE = Path(__file__).with_name("adaptlens.mplstyle")
 TEXT_WIDTH = 5.5  # inches, a single column
 CAPTION_SIZE = 7.5  # points
 _CAPTION_LINE = 0.135  # inches
+_LINE_WORDS = 64  # that a line of a caption has at most
 _CAPTION_FILL = 0.95  # of the width: pixels make letters a little wider than their outlines
 
 
@@ -178,11 +180,15 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 def _wrapped(paragraph: str, width: float) -> list[str]:
     """Lines that fit, by the width of the letters: a count of characters would be right for one font only."""
-    lines = [""]
-    for word in paragraph.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_width(longer, CAPTION_SIZE) > width * _CAPTION_FILL:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [line for line in lines if line]
+    words, lines = paragraph.split(), []
+    while words:
+        fitting = _fitting(words, width * _CAPTION_FILL)
+        lines.append(" ".join(words[:fitting]))
+        words = words[fitting:]
+    return lines
+
+
+def _fitting(words: Sequence[str], room: float) -> int:
+    """The most words that a line holds, one at least; to look at one more at a time would measure as often."""
+    numbers = range(2, min(len(words), _LINE_WORDS) + 1)
+    return 1 + bisect_right(numbers, room, key=lambda number: text_width(" ".join(words[:number]), CAPTION_SIZE))

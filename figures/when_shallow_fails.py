@@ -126,7 +126,7 @@ def trace(frame: pd.DataFrame) -> Trace:
     fresh.attrs.clear()  # pandas copies them, deeply, with every selection
     for column in ("accuracy", "predicted_accuracy", *CEILINGS.values()):
         fresh[column] = 100 * fresh[column]
-    fresh["run"] = fresh[["model", *QUANTITIES, "seed"]].astype(str).agg("-".join, axis=1)
+    fresh["run"] = fresh.groupby(["model", *QUANTITIES, "seed"], sort=False).ngroup().astype(str)
     marks = {model: _marks(fresh[fresh["model"] == model]) for model in MODELS}
     centre = {model: next(m for m, v in found if v == "none") for model, found in marks.items()}
     length = int(centre["lr"].at["iterations"])

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import bootstrap
 
 from analysis.errors import StudyError
 from analysis.statistics import (
@@ -43,6 +44,26 @@ def test_the_interval_of_many_normal_values_is_that_of_the_textbook():
     assert found.low == pytest.approx(values.mean() - half, abs=0.06 * half)
     assert found.high == pytest.approx(values.mean() + half, abs=0.06 * half)
     assert (found.kind, found.level, found.n) == ("bca", 0.95, 400)
+
+
+@pytest.mark.parametrize("n", [23, 100, 600])
+@pytest.mark.parametrize("draw", ["exponential", "random", "integers"])
+def test_the_interval_is_that_of_scipy_by_the_same_random_numbers(n, draw):
+    rng = np.random.default_rng(1)
+    values = rng.integers(0, 51, n) / 50 if draw == "integers" else getattr(rng, draw)(size=n)
+    # Of 50 query examples each, many resamples have the very mean of the values, which scipy counts as half below it.
+    found = interval(values, 0.9, seed=3, num_resamples=2_000)
+    expected = bootstrap(
+        (values,), np.mean, n_resamples=2_000, confidence_level=0.9, method="BCa", rng=np.random.default_rng(3)
+    ).confidence_interval
+    tolerance = 0.02 * (expected.high - expected.low) if draw == "integers" else 1e-12  # rounding may part a tie
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=tolerance)
+
+
+def test_a_resample_with_the_mean_of_the_values_is_no_matter_of_rounding():
+    whole = np.array([1.0, 2, 3, 4, 4, 7, 7])  # their mean is 4, and ties are exact
+    exact, rounded = interval(whole), interval(whole / 10)
+    assert (10 * rounded.low, 10 * rounded.high) == pytest.approx((exact.low, exact.high), abs=1e-12)
 
 
 def test_the_level_is_used():

@@ -25,6 +25,14 @@ def test_one_group_for_the_seeds_of_a_configuration(tiny, tmp_path):
         assert {group_name(config, together=False) for config in configs} == {name}
 
 
+def test_a_group_is_told_in_words(tiny, tmp_path):
+    plan = make_plan(tiny(tmp_path, seeds=3, iterations=1_200))
+    name = next(iter(plan.groups))
+    assert plan.told(name) == f"train {name}: 3 runs of 1,200 iterations (lr maml)"
+    (together,) = make_plan(tiny(tmp_path, together=True)).groups
+    assert "(lr maml, linnet maml)" in make_plan(tiny(tmp_path, together=True)).told(together)
+
+
 def test_together_train_all_runs_that_meet_the_same_tasks(tiny, tmp_path):
     plan = make_plan(Settings(results=tmp_path, together=True))
     tasks = {

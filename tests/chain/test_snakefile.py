@@ -92,6 +92,8 @@ def once(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project") / "copy")
     code, output = project()
     assert code == 0, output
+    for log in (project.results / "chain" / "logs" / "train").iterdir():
+        assert re.search(r"^synthetic .* \d/4 it \(\d+ %\), ", log.read_text(), re.MULTILINE)
     return project
 
 
@@ -114,6 +116,21 @@ def test_a_dry_run_says_what_would_run_and_what_it_costs_and_does_nothing(tmp_pa
     assert "to measure: 5 of 5 tables" in output
     assert "to draw: fig1" in output
     assert not project.results.exists()
+
+
+def test_each_job_says_what_it_does_and_a_log_how_far_it_is(project):
+    for study in ("chain/drawn", "chain/trained", "post_adaptation", "ceilings"):
+        shutil.rmtree(project.results / study)
+    code, output = project("--quiet", "rules", "host")
+    assert code == 0, output
+    told = [line for line in output.splitlines() if re.match(r"(train|measure|draw) [a-z]", line)]
+    assert len([line for line in told if re.search(r": 2 runs of 4 iterations \((lr|linnet) maml\)$", line)]) == 2
+    assert (
+        len([line for line in told if re.match(r"measure post_adaptation: synthetic-(lr|linnet)-maml-s\d-", line)]) == 4
+    )
+    assert told[-1] == "draw fig1"
+    assert len(told) == 2 + 5 + 1
+    assert "9 of 9 steps (100%) done" in output
 
 
 def test_a_second_call_does_nothing_and_needs_no_state_of_snakemakes(project):

@@ -1,7 +1,9 @@
 """A module for one task is the same function when it is applied to many."""
 
 import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from core import adapt, evaluate, make_optimizer, meta_gradient
 from core.errors import UserError
+from core.forward import call_with
 from tests import naive
 from tests.core.own_modules import Unmappable, WithEverything, by_hand, episodes
 from tests.naive import NaiveRule
@@ -93,3 +96,50 @@ def test_a_model_that_returns_more_than_logits_is_refused():
 
     with pytest.raises(UserError, match="the model returns tuple, not a tensor"):
         evaluate(*setting(Two(6, 3).double()), episodes(), steps=1, lr=0.3)
+
+
+class Tied(nn.Module):
+    """Two layers that may share their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+def tie_the_second(module):
+    last = module.second[0] if isinstance(module.second, nn.Sequential) else module.second
+    last.weight = module.first.weight
+
+
+def untie_the_second(module):
+    module.second.weight = nn.Parameter(torch.zeros(4, 4))
+
+
+def wrap_the_second(module):
+    module.second = nn.Sequential(module.second)
+
+
+@pytest.mark.parametrize("changes", [(tie_the_second, untie_the_second), (wrap_the_second, tie_the_second)])
+def test_a_module_that_changes_between_two_calls_is_called_as_it_is_then(changes):
+    torch.manual_seed(0)
+    module, x = Tied(), torch.randn(3, 4)
+    for change in (lambda module: None, *changes):
+        change(module)
+        new = {name: torch.randn_like(parameter) for name, parameter in module.named_parameters()}
+        by_hand = copy.deepcopy(module)  # which keeps what is shared shared
+        for name, parameter in by_hand.named_parameters():
+            parameter.data = new[name]
+        assert torch.equal(call_with(module, new, x), by_hand(x))
+        assert torch.equal(call_with(module, new, x), by_hand(x))
+
+
+def test_what_is_known_of_a_module_does_not_keep_it_alive():
+    module = Tied()
+    call_with(module, dict(module.named_parameters()), torch.randn(3, 4))
+    known = weakref.ref(module)
+    del module
+    gc.collect()
+    assert known() is None

@@ -1,0 +1,1179 @@
+"""What README.md and results/README.md claim of results, each with how it follows from the tables of record.
+
+A claim is a piece of the text with `{}` for each number, and a function that computes them; a claim without numbers
+("costs nothing") has a function that says whether it holds. Numbers are taken from the tables by plain pandas, or by
+what the figures draw where that has the interval, too.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis import read_study
+from analysis.statistics import Interval, interval, paired_task_interval, task_interval
+from analysis.when_shallow_fails import centre, predicted_accuracy, predicted_start
+from core import load_run
+from core.experiments import experiment
+from core.training import CHECKPOINT_SECONDS
+from figures import (
+    adaptation_path,
+    fig2,
+    fig3,
+    inside_optimizer,
+    label_permutation,
+    loss_line,
+    similarity,
+    table2,
+)
+from figures.paper import CNN_LENGTHS, LENGTHS, PUBLISHED
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+README, RECORD = "README.md", "results/README.md"
+OMNIGLOT, GLYPHS = "omniglot_small", "glyphs"
+NOTHING = 0.5  # points that "nothing" stands for: the largest end of an interval is 0.5
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A piece of a text, and what it has to agree with.
+
+    Attributes:
+        file: the text.
+        words: the piece, `{}` for each number; white space counts as one space.
+        numbers: what the numbers are, in order, compared to the digits shown; or, of a claim without any, whether it
+            holds.
+    """
+
+    file: str
+    words: str
+    numbers: Callable[[], Sequence[float] | bool]
+
+
+# --- where the numbers are
+
+
+@cache
+def study(name: str) -> pd.DataFrame:
+    """All tables of a study."""
+    table = read_study(RESULTS, name)
+    table.attrs.clear()  # pandas copies them, deeply, with every selection
+    return table
+
+
+@cache
+def seconds(name: str) -> dict[str, float]:
+    """How long each table of a study took, by its run."""
+    provenance = read_study(RESULTS, name).attrs["provenance"]
+    return {table: one["wall_seconds"] for table, one in provenance.items()}
+
+
+@cache
+def configs(name: str, dataset: str) -> list[dict[str, Any]]:
+    """The configurations of the runs that a study measured on a data set."""
+    provenance = read_study(RESULTS, name).attrs["provenance"].values()
+    return [one["config"] for one in provenance if one["config"]["dataset"] == dataset]
+
+
+def length(name: str, dataset: str) -> tuple[int, int, int]:
+    """Iterations, seeds and test tasks of the runs that a study measured on a data set."""
+    found, table = configs(name, dataset), study(name)
+    (iterations,) = {config["iterations"] for config in found}
+    seeds = {config["seed"] for config in found}
+    return iterations, len(seeds), table.loc[table["dataset"].eq(dataset), "task"].nunique()
+
+
+def full(*settings: str) -> set[Any]:
+    """What the runs of the synthetic experiment have, as `make reproduce` trains it."""
+    found, _ = experiment("synthetic_linear", "quick")
+    return {tuple(getattr(c, name) for name in settings) if settings[1:] else getattr(c, settings[0]) for c in found}
+
+
+def hours(dataset: str) -> float:
+    """What measuring the convolutional networks on a data set took, by the tables."""
+    studies = (
+        "depth_sweep", "optimizer_comparison", "upper_bound", "layer_roles", "fc_noise", "similarity",
+        "adaptation_path", "loss_line", "label_permutation",
+    )  # fmt: skip
+    return sum(s for name in studies for table, s in seconds(name).items() if table.startswith(dataset)) / 3600
+
+
+def megabytes_not_kept() -> float:
+    """Of the weights of the convolutional networks that were measured, without those that are kept."""
+    runs = pd.concat([study("depth_sweep"), study("optimizer_comparison")]).drop_duplicates("run")
+    runs = runs[~runs["run"].isin([path.name for path in (RESULTS / "runs").iterdir()])]
+    return float(4 * (runs["model_parameters"] + runs["rule_parameters"]).sum() / 1e6)
+
+
+def run_seconds(run: str) -> float:
+    """How long a kept run was trained."""
+    return float(json.loads((RESULTS / "runs" / run / "run.json").read_text())["wall_seconds"])
+
+
+def ends(over: Interval, sign: int = 1) -> tuple[float, float, float]:
+    """Mean, lower and upper end; with sign -1 those of the number with the other sign."""
+    low, high = (over.low, over.high)[::sign]
+    return sign * over.mean, sign * low, sign * high
+
+
+def published(source: str, model: str, method: str, layers: int = 0) -> float:
+    return next(
+        p.accuracy for p in PUBLISHED if (p.source, p.model, p.method, p.layers) == (source, model, method, layers)
+    )
+
+
+def final(name: str, dataset: str, model: str, method: str, layers: int | None = None) -> pd.DataFrame:
+    """Query accuracy in percent after the last step, of the runs that did not diverge."""
+    table = study(name)
+    rows = table[table["dataset"].eq(dataset) & table["model"].eq(model) & table["method"].eq(method)]
+    rows = rows[rows["layers"].eq(layers)] if layers else rows
+    rows = rows[~rows["run"].isin(rows.loc[rows["status"].ne("ok"), "run"])]
+    rows = rows[rows["split"].eq("query") & rows["step"].eq(rows["steps"])]
+    if dataset == "synthetic":
+        rows = rows[rows["points_seen"].eq("same")]
+    return rows.assign(accuracy=100 * rows["accuracy"])
+
+
+def linear(dataset: str, model: str, method: str = "maml") -> Interval:
+    return task_interval(final("post_adaptation", dataset, model, method))
+
+
+def cnn(dataset: str, layers: int, method: str) -> float:
+    """Mean over seeds and tasks."""
+    return float(final("depth_sweep", dataset, "cnn", method, layers)["accuracy"].mean())
+
+
+def one_of_two(method: str, dataset: str) -> float:
+    """Mean accuracy of a CNN of two layers."""
+    return float(final("optimizer_comparison", dataset, "cnn", method)["accuracy"].mean())
+
+
+def best_first(*numbers: float) -> bool:
+    return list(numbers) == sorted(numbers, reverse=True)
+
+
+@cache
+def ceiling(name: str, evaluated_on: str) -> Interval:
+    table = study("ceilings")
+    rows = table[table["ceiling"].eq(name) & table["evaluated_on"].eq(evaluated_on) & table["points"].eq(1000)]
+    return interval(100 * rows["accuracy"])
+
+
+def curve(dataset: str, method: str, split: str, value: str = "accuracy") -> "pd.Series[float]":
+    """Mean over seeds along training, by iteration."""
+    table = study("training_curves")
+    rows = table[table["dataset"].eq(dataset) & table["method"].eq(method) & table["split"].eq(split)]
+    return rows[rows["model"].ne("cnn")].groupby("iteration")[value].mean()
+
+
+def along_seeds(value: str) -> pd.DataFrame:
+    """Of KLin on glyphs, by iteration and seed, on the test split."""
+    table = study("training_curves")
+    rows = table[table["dataset"].eq(GLYPHS) & table["method"].eq("klin") & table["split"].eq("test")]
+    return rows.pivot(index="iteration", columns="seed", values=value)
+
+
+# Settings of the paper, which a cell of `when_shallow_fails` has where nothing else is said.
+_PAPER = {"input_scale": 0.1, "meta_lr": 0.01, "points": 1000, "init_scale": 1.0, "iterations": 3000}
+_OWN = {"lr": {"adapt_lr": 0.5}, "linnet": {"adapt_lr": 1.9, "meta_lr": 1.9}}
+
+
+def cell(model: str, evaluated_on: str = "fresh", **moved: float) -> pd.DataFrame:
+    """The rows of one cell, in percent, of runs that did not diverge."""
+    table = study("when_shallow_fails")
+    rows = table[table["model"].eq(model) & table["evaluated_on"].eq(evaluated_on)]
+    for name, value in {**_PAPER, **_OWN[model], **moved}.items():
+        rows = rows[np.isclose(rows[name], value, rtol=1e-3)]
+    assert len(rows), moved
+    rows = rows[rows["status"].eq("ok")]
+    return rows.assign(
+        accuracy=100 * rows["accuracy"],
+        predicted_accuracy=100 * rows["predicted_accuracy"],
+        mean_classifier=100 * rows["mean_classifier"],
+        run=rows["seed"],
+    )
+
+
+def at(model: str, evaluated_on: str = "fresh", **moved: float) -> tuple[float, float, float]:
+    return ends(task_interval(cell(model, evaluated_on, **moved)))
+
+
+def fails(model: str, column: str, **moved: float) -> float:
+    return float(cell(model, **moved)[column].mean())
+
+
+@cache
+def cells(model: str) -> pd.DataFrame:
+    """Means of every cell of a model, NaN where all runs diverged."""
+    table = study("when_shallow_fails")
+    by = ["input_scale", "adapt_lr", "meta_lr", "points", "init_scale", "iterations"]
+    rows = table[table["model"].eq(model) & table["evaluated_on"].eq("fresh")]
+    columns = ["accuracy", "predicted_accuracy", "predicted_start", "start_size", "mean_classifier"]
+    found = rows.groupby(by)[columns].mean().reset_index()
+    return found.assign(below=100 * (found["predicted_accuracy"] - found["accuracy"]))
+
+
+def missed() -> pd.DataFrame:
+    """The settings of LinNet whose starts have logits above 5, with 1,000 points."""
+    found = cells("linnet")
+    return found[found["start_size"].gt(5) & found["points"].eq(1000)]
+
+
+def shallow_ceiling(column: str) -> tuple[float, float, float]:
+    """Accuracy of a ceiling on the test tasks of 1,000 points, each task once."""
+    table = study("when_shallow_fails")
+    rows = table[table["evaluated_on"].eq("fresh") & table["points"].eq(1000)].drop_duplicates("task")
+    return ends(interval(100 * rows[column]))
+
+
+def ceiling_gap(points: int) -> float:
+    """Points that LinNet stays below the mean classifier."""
+    return fails("linnet", "mean_classifier", points=points) - fails("linnet", "accuracy", points=points)
+
+
+def mean_classifier_in_closed_form(points: int, dimension: int = 100) -> float:
+    """1 - phi / pi: the mean of y z is sqrt(2 / pi) along the truth, and noise across it."""
+    return 1 - math.atan(math.sqrt((dimension - 1) / points) / math.sqrt(2 / math.pi)) / math.pi
+
+
+def recursion_misses() -> float:
+    """The largest relative error of the start of LR that the recursion predicts, where it may be asked."""
+    found = cells("lr")
+    found = found[(found["adapt_lr"] * found["input_scale"] ** 2).le(0.5)]
+    return float((found["predicted_start"] / found["start_size"] - 1).abs().max())
+
+
+def best_by_recursion() -> float:
+    """The best accuracy in percent that LR can have after 30,000 iterations at any outer rate."""
+    config, size = centre("lr"), fails("lr", "initial_size")
+    longer = [replace(config, meta_lr=rate, iterations=30_000) for rate in np.geomspace(1e-3, 1, 300)]
+    start = min(predicted_start(one, size) for one in longer)
+    # The step is adapt_lr input_scale^2 |m| / 2, |m| that of the mean classifier.
+    step = config.adapt_lr * 0.1**2 * math.sqrt(2 / math.pi + (100 - 2 / math.pi) / 1000) / 2
+    turn = torch.tensor([step / start], dtype=torch.float64)
+    return 100 * float(predicted_accuracy(turn, mean_classifier_in_closed_form(1000)))
+
+
+@cache
+def roles(dataset: str) -> dict[str, fig2.Mark]:
+    """What Figure 2 draws, by intervention; of noise, by its strength."""
+    trace = fig2.traces(RESULTS)[f"fig2_{dataset}"]
+    assert trace.all_adapt is not None
+    marks = [trace.all_adapt, *trace.frozen, *trace.alone]
+    return {mark.name: mark for mark in marks} | {f"noise {mark.std:g}": mark for mark in trace.noise}
+
+
+def costs(dataset: str, intervention: str) -> tuple[float, float, float]:
+    """Points lost, with the paired interval."""
+    return ends(roles(dataset)[intervention].against, -1)
+
+
+@cache
+def before(dataset: str) -> float:
+    """Accuracy in percent before adaptation, of the runs of Figure 2."""
+    table = study("layer_roles")
+    rows = table[table["dataset"].eq(dataset) & table["kind"].eq("none")]
+    return float(100 * rows.loc[rows["split"].eq("query") & rows["step"].eq(0), "accuracy"].mean())
+
+
+@cache
+def depth(dataset: str) -> dict[tuple[int, str], float]:
+    """Mean accuracies of Figure 3 by layers and method; runs that diverged on some tasks are not averaged."""
+    points = fig3.measured(RESULTS)[dataset].points
+    return {(point.layers, point.method): point.estimate.mean for point in points}
+
+
+def kfc_worth(dataset: str, layers: int) -> float:
+    return depth(dataset)[layers, "kfc"] - depth(dataset)[layers, "maml"]
+
+
+def layer_worth() -> list[float]:
+    """What one more layer is worth under MAML."""
+    return [
+        depth(dataset)[layers + 1, "maml"] - depth(dataset)[layers, "maml"]
+        for dataset in (OMNIGLOT, GLYPHS)
+        for layers in (1, 2, 3)
+    ]
+
+
+def still_rises(method: str) -> float:
+    """Test accuracy in percent at the end of the curves less that halfway, mean over CNNs of two layers."""
+    table = study("training_curves")
+    rows = table[table["model"].eq("cnn") & table["method"].eq(method) & table["split"].eq("test")]
+    rows = rows[rows["iteration"].isin([100, 200]) & rows["run"].isin(study("optimizer_comparison")["run"])]
+    means = rows.groupby("iteration")["accuracy"].mean()
+    return float(100 * (means[200] - means[100]))
+
+
+def one_layer(dataset: str) -> pd.DataFrame:
+    """Rows of CNN-1 with KFC."""
+    table = study("depth_sweep")
+    rows = table[table["dataset"].eq(dataset) & table["method"].eq("kfc") & table["layers"].eq(1)]
+    return rows[rows["split"].eq("query") & rows["step"].eq(rows["steps"])]
+
+
+def one_layer_seeds(dataset: str) -> list[float]:
+    """Their mean accuracies, best first, without the run that diverged."""
+    rows = one_layer(dataset)
+    rows = rows[~rows["run"].isin(rows.loc[rows["status"].ne("ok"), "run"])]
+    return sorted(100 * rows.groupby("seed")["accuracy"].mean(), reverse=True)
+
+
+def bound(dataset: str) -> float:
+    found = table2.bound(table2.read_bounds(RESULTS), dataset, "batch")
+    assert found is not None
+    return found.mean
+
+
+@cache
+def alike(dataset: str) -> similarity.Trace:
+    return similarity.traces(RESULTS)[f"similarity_{dataset}_cnn4_maml"]
+
+
+def layers_of(dataset: str, measure: str) -> list[float]:
+    """Similarity of each layer before to after adaptation."""
+    return [over.mean for over in alike(dataset).panels["adapted"][measure].values()]
+
+
+@cache
+def line(dataset: str) -> loss_line.Trace:
+    return loss_line.traces(RESULTS)[f"loss_line_{dataset}_cnn4_maml"]
+
+
+def beyond(dataset: str, position: float, value: str, split: str = "query") -> tuple[float, float, float]:
+    """What a value has there, less what it has where adaptation ends, paired by task; accuracy in percent."""
+    table = study("loss_line")
+    rows = table[table["dataset"].eq(dataset) & table["split"].eq(split)]
+    rows = rows.assign(accuracy=100 * rows["accuracy"])
+    there, end = (rows[np.isclose(rows["position"], p)] for p in (position, 1.0))
+    return ends(paired_task_interval(there, end, value))
+
+
+def lowest(dataset: str, split: str) -> float:
+    """The position measured with the lowest mean loss."""
+    found = line(dataset).loss[split]
+    return min(found, key=lambda position: found[position].mean)
+
+
+def lower(dataset: str, position: float, value: str) -> tuple[float, float, float]:
+    """How much lower a value is there."""
+    mean, low, high = beyond(dataset, position, value)
+    return -mean, -high, -low
+
+
+def spread(dataset: str) -> Interval:
+    """Standard deviation of a task's accuracy over orders of its classes, mean over tasks."""
+    found = orders(dataset).mean_spread
+    assert found is not None
+    return found
+
+
+@cache
+def orders(dataset: str) -> label_permutation.Trace:
+    return label_permutation.traces(RESULTS)[f"label_permutation_{dataset}_cnn4_maml"]
+
+
+@cache
+def path(dataset: str) -> adaptation_path.Trace:
+    return adaptation_path.traces(RESULTS)[f"adaptation_path_{dataset}_cnn4_maml"]
+
+
+def moved(dataset: str, probe: str, layer: str, step: int) -> tuple[float, float, float]:
+    return ends(path(dataset).panels[probe][layer][step])
+
+
+@cache
+def inside(name: str) -> inside_optimizer.Trace:
+    return inside_optimizer.traces(RESULTS)[f"inside_optimizer_{name}"]
+
+
+def aligned(name: str, layer: str, step: int) -> inside_optimizer.Aligned:
+    return next(one for one in inside(name).aligned if (one.layer, one.step) == (layer, step))
+
+
+def adapts(name: str, adaptation: str) -> inside_optimizer.Compared:
+    return next(one for one in inside(name).compared if one.adaptation == adaptation)
+
+
+def steps_of(what: str, *layers: str) -> list[float]:
+    """Cosine, ratio or descent of the CNN's updates of these layers' weights, step by step."""
+    found = [getattr(one, what) for one in inside("glyphs_cnn2_kfc").aligned if one.layer in layers]
+    return [one if isinstance(one, float) else one.mean for one in found]
+
+
+def klin(quantity: str) -> "pd.Series[float]":
+    """Of R^T (x) L of KLin on synthetic tasks, one value a seed."""
+    return factors("synthetic", "klin", quantity, r"R\d?\^T \(x\) L\d?").reset_index(drop=True)
+
+
+def norm_bias_descends() -> list[float]:
+    """Percent of the tasks in which the update of C2's norm bias is a descent direction, in steps 2 to 4."""
+    table = study("inside_optimizer")
+    rows = table[table["dataset"].eq(GLYPHS) & table["tensor"].eq("C2.norm.bias") & table["quantity"].eq("descent")]
+    return [100 * rows.loc[rows["step"].eq(step), "value"].mean() for step in (2, 3, 4)]
+
+
+def idle_factors() -> float:
+    """How far the factors of the biases before batch norm are from the identity at most."""
+    return float(
+        factors(GLYPHS, "kfc", "distance from the start", r"[LR]\d", ("C1.conv.bias", "C2.conv.bias")).abs().max()
+    )
+
+
+def reaches(name: str, adaptation: str) -> tuple[float, float, float]:
+    over = adapts(name, adaptation).over
+    assert over is not None
+    return ends(over)
+
+
+def less(adaptation: str) -> tuple[float, float, float]:
+    """Points that a way to adapt loses to both, of the CNN."""
+    over = adapts("glyphs_cnn2_kfc", adaptation).against
+    assert over is not None
+    return ends(over, -1)
+
+
+def adds(more: str, fewer: str) -> tuple[float, float, float]:
+    """Points that one way to adapt has over another, of the CNN, paired by task."""
+    table = study("inside_optimizer")
+    rows = table[
+        table["dataset"].eq(GLYPHS) & table["aspect"].eq("comparison") & table["quantity"].eq("accuracy")
+        & table["split"].eq("query")
+    ]  # fmt: skip
+    rows = rows.assign(accuracy=100 * rows["value"])
+    a, b = (
+        mine[mine["step"].eq(mine["step"].max())]
+        for mine in (rows[rows["adaptation"].eq(name)] for name in (more, fewer))
+    )
+    return ends(paired_task_interval(a, b))
+
+
+def factors(dataset: str, method: str, quantity: str, part: str, tensors: Sequence[str] = ()) -> "pd.Series[float]":
+    """Values of the factors of one part, of the tensors that end in one of these."""
+    table = study("inside_optimizer")
+    rows = table[
+        table["dataset"].eq(dataset) & table["method"].eq(method) & table["aspect"].eq("factor")
+        & table["quantity"].eq(quantity) & table["part"].astype(str).str.fullmatch(part)
+    ]  # fmt: skip
+    return rows.loc[rows["tensor"].astype(str).isin(tensors) if tensors else rows.index, "value"]
+
+
+def spectrum(part: str, first: bool) -> tuple[list[float], list[float]]:
+    """Of KFC on synthetic tasks, over seeds: the largest (or smallest) singular values, and all others."""
+    strip = next(s for s in inside("synthetic_lr_kfc").strips if s.part == part and s.quantity == "singular value")
+    alone = [values[0 if first else -1] for values in strip.runs]
+    return alone, [value for values in strip.runs for value in (values[1:] if first else values[:-1])]
+
+
+@cache
+def read_off() -> pd.DataFrame:
+    """Of KFC's weights on synthetic tasks, a row a seed: what R0 reads and adds, and what R1 takes out, as cosines."""
+    found = []
+    for folder in sorted((RESULTS / "runs").glob("synthetic-lr-kfc-*")):
+        run = load_run(folder)
+        start = run.theta["fc.weight"].flatten()
+        first, last = (torch.linalg.svd(run.xi[f"fc.weight.{part}"]) for part in ("R0", "R1"))
+        pairs = {"reads": (first[0][:, 0], start), "adds": (first[2][0], torch.ones_like(start)),
+                 "takes": (last[0][:, -1], torch.ones_like(start))}  # fmt: skip
+        found.append({name: float((a @ b).abs() / a.norm() / b.norm()) for name, (a, b) in pairs.items()})
+    return pd.DataFrame(found)
+
+
+@cache
+def hidden() -> tuple[float, float]:
+    """Share in percent of positive hidden units of KFC on synthetic tasks, and of positive numbers of the gradient."""
+    units, numbers = [], []
+    for folder in sorted((RESULTS / "runs").glob("synthetic-lr-kfc-*")):
+        run = load_run(folder)
+        tasks, weight = run.tasks(seed=0).sample("test", 100), run.theta["fc.weight"]
+        logits = tasks.support_x @ weight.T  # of class 1, against 0: see core.models.linear
+        slope = (torch.sigmoid(logits) - tasks.support_y[..., None]) / tasks.support_x.shape[1]
+        gradient = slope.mT @ tasks.support_x
+        units.append((run.xi["fc.weight.L0"] @ gradient @ run.xi["fc.weight.R0"] > 0).float().mean())
+        numbers.append((gradient > 0).float().mean())
+    return 100 * float(np.mean(units)), 100 * float(np.mean(numbers))
+
+
+# --- what the texts claim
+
+LINEAR = [
+    Claim(
+        RECORD,
+        "Synthetic: LR stays near chance, LinNet reaches {} % where the paper says {} %; the ceiling of one step by "
+        "a rule that favours no direction, the mean classifier, is {} %",
+        lambda: (
+            linear("synthetic", "linnet").mean,
+            published("prose, section 3.2", "linnet", "maml"),
+            ceiling("mean classifier", "same").mean,
+        ),
+    ),
+    Claim(RECORD, "LR stays near chance", lambda: abs(linear("synthetic", "lr").mean - 50) < 5),
+    Claim(
+        RECORD,
+        "LR w/ KLin reaches it within half a point",
+        lambda: abs(linear("synthetic", "lr", "klin").mean - ceiling("mean classifier", "same").mean) <= 0.5,
+    ),
+    Claim(
+        RECORD,
+        "LinNet, KLin and KFC are each above LR, intervals apart. KFC is the best, as the paper has it; KLin is "
+        "below LinNet",
+        lambda: (
+            best_first(
+                linear(OMNIGLOT, "lr", "kfc").mean, linear(OMNIGLOT, "linnet").mean, linear(OMNIGLOT, "lr", "klin").mean
+            )
+            and min(
+                linear(OMNIGLOT, model, method).low
+                for model, method in (("linnet", "maml"), ("lr", "klin"), ("lr", "kfc"))
+            )
+            > linear(OMNIGLOT, "lr").high
+        ),
+    ),
+    Claim(
+        RECORD,
+        "its training accuracy rises from {} % to {} % after {} iterations, while its test accuracy stays at {} % "
+        "and then falls",
+        lambda: (
+            100 * curve(OMNIGLOT, "klin", "train")[100],
+            100 * curve(OMNIGLOT, "klin", "train")[2000],
+            100,
+            100 * curve(OMNIGLOT, "klin", "test")[100],
+        ),
+    ),
+    Claim(
+        RECORD,
+        "LR, LinNet and KFC order as above",
+        lambda: best_first(*(linear(GLYPHS, *m).mean for m in (("lr", "kfc"), ("linnet", "maml"), ("lr", "maml")))),
+    ),
+    Claim(
+        RECORD,
+        "its test loss swings between {} and {} nats, and its seeds end between {} % and {} %",
+        lambda: (
+            along_seeds("loss").iloc[3:].min().min(),
+            along_seeds("loss").iloc[3:].max().max(),
+            100 * along_seeds("accuracy").loc[300].min(),
+            100 * along_seeds("accuracy").loc[300].max(),
+        ),
+    ),
+]
+
+SHALLOW = [
+    Claim(
+        RECORD,
+        "the mean classifier, the ceiling of isotropic one-step rules, reaches {} [{}, {}] there, and the Bayes "
+        "classifier {} [{}, {}]",
+        lambda: (*shallow_ceiling("mean_classifier"), *shallow_ceiling("bayes")),
+    ),
+    Claim(
+        RECORD,
+        "LR reaches {} [{}, {}], after {} iterations {} [{}, {}]; LinNet {} [{}, {}], and {} [{}, {}].",
+        lambda: (
+            *at("lr"),
+            30_000,
+            *at("lr", iterations=30_000),
+            *at("linnet"),
+            *at("linnet", iterations=30_000),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "From {} to {} points a task nothing changes in that: LR stays below {}, LinNet within {} to {} points of "
+        "the mean classifier.",
+        lambda: (
+            30,
+            1000,
+            math.ceil(max(at("lr", points=n)[0] for n in (30, 100, 300, 1000))),
+            min(ceiling_gap(n) for n in (30, 100, 300, 1000)),
+            max(ceiling_gap(n) for n in (30, 100, 300, 1000)),
+        ),
+    ),
+    Claim(RECORD, "With {} points every LinNet diverges.", lambda: (10,) if not len(cell("linnet", points=10)) else ()),
+    Claim(
+        RECORD,
+        "(On a task's own points LR has {} [{}, {}] with {} points: it remembers them.)",
+        lambda: (*at("lr", "same", points=10), 10),
+    ),
+    Claim(
+        RECORD,
+        "With {} times the adaptation rate LR reaches {} [{}, {}], with {} times {} [{}, {}], the ceiling, and with "
+        "inputs of unit variance {} [{}, {}] at the paper's own rates.",
+        lambda: (
+            100,
+            *at("lr", adapt_lr=50),
+            1000,
+            *at("lr", adapt_lr=500),
+            *at("lr", input_scale=1),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "it stays at chance with initial weights of {} times the default ({} [{}, {}]), with a tenth of its adaptation "
+        "rate, or with inputs a tenth as large; with inputs of unit variance all its runs at the paper's rates "
+        "diverge.",
+        lambda: (0.3, *at("linnet", init_scale=0.3)),
+    ),
+    Claim(
+        RECORD,
+        "with a tenth of its adaptation rate, or with inputs a tenth as large; with inputs of unit variance all its "
+        "runs at the paper's rates diverge.",
+        lambda: (
+            all(abs(at("linnet", **where)[0] - 50) < 0.5 for where in ({"adapt_lr": 0.19}, {"input_scale": 0.01}))
+            and not len(cell("linnet", input_scale=1))
+        ),
+    ),
+    Claim(RECORD, "The step is {} of the start's length.", lambda: (cell("lr")["step_ratio"].median(),)),
+    Claim(
+        RECORD,
+        "within {} points in all {} settings of LR with {} points, from chance to the ceiling.",
+        lambda: (
+            math.ceil(10 * cells("lr").loc[cells("lr")["points"].eq(1000), "below"].abs().max()) / 10,
+            cells("lr")["points"].eq(1000).sum(),
+            1000,
+        ),
+    ),
+    Claim(RECORD, "(here a factor of e takes {})", lambda: (4 / (0.01 * 0.1**2),)),  # 4 / (meta_lr input_scale^2)
+    Claim(
+        RECORD,
+        "within {} % wherever adapt_lr x input_scale^2 is at most {}",
+        lambda: (math.ceil(100 * recursion_misses()), 0.5),
+    ),
+    Claim(
+        RECORD,
+        "{} for the {} logits measured after {} iterations.",
+        lambda: (
+            fails("lr", "predicted_start", iterations=30_000),
+            fails("lr", "start_size", iterations=30_000),
+            30_000,
+        ),
+    ),
+    Claim(
+        RECORD,
+        "at {} LR has {} [{}, {}] after {} iterations, at {} {} [{}, {}].",
+        lambda: (
+            0.1,
+            *at("lr", meta_lr=0.1, iterations=30_000),
+            30_000,
+            1,
+            *at("lr", meta_lr=1, iterations=30_000),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "By the recursion and the geometry, no outer rate gives LR more than some {} after {}.",
+        lambda: (best_by_recursion(), 30_000),
+    ),
+    Claim(
+        RECORD,
+        "LinNet's start *grows*, from {} to {} logits, and its step grows faster: from {} of the start (at an outer "
+        "rate of {}, which changes little) to {}.",
+        lambda: (
+            fails("linnet", "initial_size"),
+            fails("linnet", "start_size"),
+            cell("linnet", meta_lr=0.001)["step_ratio"].median(),
+            0.001,
+            cell("linnet")["step_ratio"].median(),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "At an outer rate of {}, LR's own, LinNet takes longer ({} [{}, {}] after {} iterations) and ends better: {} "
+        "[{}, {}] after {}.",
+        lambda: (
+            0.01,
+            *at("linnet", meta_lr=0.01),
+            3000,
+            *at("linnet", meta_lr=0.01, iterations=30_000),
+            30_000,
+        ),
+    ),
+    Claim(
+        RECORD,
+        "LinNet is below it by {} to {} points in the three settings whose starts have logits of {} to {}",
+        lambda: (
+            (
+                missed()["below"].min(),
+                missed()["below"].max(),
+                missed()["start_size"].min(),
+                missed()["start_size"].max(),
+            )
+            if len(missed()) == 3
+            else ()
+        ),
+    ),
+    Claim(
+        RECORD,
+        "and {} points allow {} in closed form, not {}; measured are {} to {}.",
+        lambda: (
+            500,
+            100 * mean_classifier_in_closed_form(500),
+            shallow_ceiling("mean_classifier")[0],
+            100 * missed()["accuracy"].min(),
+            100 * missed()["accuracy"].max(),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "At an adaptation rate of {}, where one of three seeds diverges, it is {} below",
+        lambda: (
+            (19, fails("linnet", "predicted_accuracy", adapt_lr=19) - fails("linnet", "accuracy", adapt_lr=19))
+            if cell("linnet", adapt_lr=19)["seed"].nunique() == 2
+            else ()
+        ),
+    ),
+]
+
+CONVOLUTIONAL = [
+    Claim(
+        README,
+        "freezing any of the first three costs nothing",
+        lambda: all(costs(OMNIGLOT, f"freeze {layer}")[2] <= NOTHING for layer in ("C1", "C2", "C3")),
+    ),
+    Claim(
+        README,
+        "the last of them, C4, does most of the work",
+        # Alone, it brings more than half of what all layers bring; and nothing else costs as much when it is frozen.
+        lambda: (
+            roles(OMNIGLOT)["adapt only C4"].over.mean - before(OMNIGLOT)
+            > (roles(OMNIGLOT)["none"].over.mean - before(OMNIGLOT)) / 2
+            and costs(OMNIGLOT, "freeze C4")[1]
+            > max(costs(OMNIGLOT, f"freeze {layer}")[2] for layer in ("C1", "C2", "C3", "FC"))
+        ),
+    ),
+    Claim(
+        RECORD,
+        "(`omniglot_small`, one run, {} % [{}, {}] after adaptation) freezing C1, C2 or C3 costs nothing (the paired "
+        "intervals lie between {} and {} points) and freezing C4 costs {} [{}, {}] points, as the paper has it.",
+        lambda: (
+            *ends(roles(OMNIGLOT)["none"].over),
+            min(roles(OMNIGLOT)[f"freeze {layer}"].against.low for layer in ("C1", "C2", "C3")),
+            max(roles(OMNIGLOT)[f"freeze {layer}"].against.high for layer in ("C1", "C2", "C3")),
+            *costs(OMNIGLOT, "freeze C4"),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "Adapting only C4 is nearly enough: {} %, {} [{}, {}] points less.",
+        lambda: (roles(OMNIGLOT)["adapt only C4"].over.mean, *costs(OMNIGLOT, "adapt only C4")),
+    ),
+    Claim(RECORD, "freezing FC costs {} [{}, {}] points.", lambda: costs(OMNIGLOT, "freeze FC")),
+    Claim(
+        RECORD,
+        "only freezing C4 costs anything",
+        lambda: (
+            costs(GLYPHS, "freeze C4")[1] > NOTHING
+            and all(costs(GLYPHS, f"freeze {layer}")[2] <= NOTHING for layer in ("C1", "C2", "C3", "FC"))
+        ),
+    ),
+    Claim(
+        RECORD,
+        "adapting C4 alone is even better than adapting all, by {} [{}, {}] points, and C3 can stand in for C4 ({} % "
+        "alone).",
+        lambda: (*ends(roles(GLYPHS)["adapt only C4"].against), roles(GLYPHS)["adapt only C3"].over.mean),
+    ),
+    Claim(
+        RECORD,
+        "at the layer's own scale it costs {} [{}, {}] points on `omniglot_small`, at {} times that scale {} [{}, "
+        "{}], and at {} times {} % are left, where chance is {} %.",
+        lambda: (
+            *costs(OMNIGLOT, "noise 1"),
+            32,
+            *costs(OMNIGLOT, "noise 32"),
+            128,
+            roles(OMNIGLOT)["noise 128"].over.mean,
+            100 / study("fc_noise")["ways"].iloc[0],
+        ),
+    ),
+    Claim(
+        RECORD,
+        "KFC is worth {} and {} points over MAML at two and three layers on `omniglot_small`, {} and {} on "
+        "`glyphs`, and none at four ({}, {}); one more layer under MAML is worth {} to {}.",
+        lambda: (
+            *(kfc_worth(dataset, layers) for dataset in (OMNIGLOT, GLYPHS) for layers in (2, 3)),
+            *(kfc_worth(dataset, 4) for dataset in (OMNIGLOT, GLYPHS)),
+            min(layer_worth()),
+            max(layer_worth()),
+        ),
+    ),
+    Claim(RECORD, "is *not* seen after {} training tasks", lambda: (200 * 4,)),
+    Claim(
+        RECORD,
+        "KFC's curves (Figure A.2) still rise at the end where MAML's flatten",
+        lambda: still_rises("kfc") > 2 * still_rises("maml"),
+    ),
+    Claim(
+        RECORD,
+        "on `omniglot_small` its seeds reach {} %, {} %, and one diverges on {} of {} tasks; on `glyphs` {} %, {} % "
+        "and {} %.",
+        lambda: (
+            *one_layer_seeds(OMNIGLOT),
+            one_layer(OMNIGLOT)["status"].ne("ok").sum(),
+            one_layer(OMNIGLOT)["task"].nunique(),
+            *one_layer_seeds(GLYPHS),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "Meta-Curvature is ahead of KFC at this length on both data sets (the paper has KFC ahead), both are ahead "
+        "of MAML, and Meta-SGD is not.",
+        lambda: (
+            all(
+                best_first(*(one_of_two(m, dataset) for m in ("meta_curvature", "kfc", "maml", "meta_sgd")))
+                for dataset in (OMNIGLOT, GLYPHS)
+            )
+            and published("Table 2", "cnn", "kfc", 2) > published("Table 2", "cnn", "meta_curvature", 2)
+        ),
+    ),
+    Claim(
+        RECORD,
+        "is {} % and {} %: these data sets have {} such images a class",
+        lambda: (bound(OMNIGLOT), bound(GLYPHS), study("upper_bound")["training_shots"].unique().item()),
+    ),
+    Claim(
+        RECORD,
+        "intervals below ± {}).",
+        lambda: (
+            math.ceil(
+                100
+                * max(
+                    max(over.high - over.mean, over.mean - over.low)
+                    for dataset in (OMNIGLOT, GLYPHS)
+                    for by_layer in alike(dataset).panels["adapted"].values()
+                    for over in by_layer.values()
+                )
+            )
+            / 100,
+        ),
+    ),
+]
+
+BEYOND = [
+    Claim(
+        RECORD,
+        "canonical correlations (SVCCA; PWCCA) of C1 to C4 and FC are {}, {}, {}, {}, {} ({}, {}, {}, {}, {}) on "
+        "`omniglot_small`, and {}, {}, {}, {}, {} ({}, {}, {}, {}, {}) on glyphs; debiased CKA of C4 and FC is {} "
+        "and {}, and {} and {}.",
+        lambda: (
+            *(x for dataset in (OMNIGLOT, GLYPHS) for m in ("svcca", "pwcca") for x in layers_of(dataset, m)),
+            *(x for dataset in (OMNIGLOT, GLYPHS) for x in layers_of(dataset, "debiased cka")[-2:]),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "report convolutional layers above {} and a head below {}.",
+        lambda: (similarity.RAGHU_BODY[0], similarity.RAGHU_HEAD[1]),
+    ),
+    Claim(
+        RECORD,
+        "The heads stay above {}; their tasks have 5 classes and ours {}",
+        lambda: (
+            math.floor(10 * min(layers_of(d, m)[-1] for d in (OMNIGLOT, GLYPHS) for m in similarity.MEASURES)) / 10,
+            study("similarity")["ways"].unique().item(),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "debiased CKA falls from {} (C1) to {} (FC) on `omniglot_small`",
+        lambda: [alike(OMNIGLOT).panels["untrained"]["debiased cka"][layer].mean for layer in ("C1", "FC")],
+    ),
+    Claim(
+        RECORD,
+        "the mean query loss is lowest where adaptation ends, {} [{}, {}] nats, and a fifth of the way beyond it is {} "
+        "[{}, {}] higher; the support loss is lowest there, too.",
+        lambda: (
+            (*ends(line(OMNIGLOT).loss["query"][1.0]), *beyond(OMNIGLOT, 1.2, "loss"))
+            if lowest(OMNIGLOT, "query") == lowest(OMNIGLOT, "support") == 1.0
+            else ()
+        ),
+    ),
+    Claim(
+        RECORD,
+        "On `glyphs` it stops short: {} beyond the end the query loss is still {} [{}, {}] lower (of {}), though "
+        "accuracy is {} [{}, {}] points lower.",
+        lambda: (
+            0.3,
+            *lower(GLYPHS, 1.3, "loss"),
+            line(GLYPHS).loss["query"][1.0].mean,
+            *lower(GLYPHS, 1.3, "accuracy"),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "over random orders accuracy is {} % [{}, {}] on `omniglot_small` and {} % [{}, {}] on `glyphs`, different "
+        "from that of the order as it comes by {} [{}, {}] and {} [{}, {}] points.",
+        lambda: [
+            x
+            for what in ("over_orders", "difference")
+            for d in (OMNIGLOT, GLYPHS)
+            for x in ends(getattr(orders(d), what))
+        ],
+    ),
+    Claim(RECORD, "{} random orders a task)", lambda: (study("label_permutation")["draw"].nunique(),)),
+    Claim(
+        RECORD,
+        "with a standard deviation of {} [{}, {}] and {} [{}, {}] points (one of its {} query examples is {} points).",
+        lambda: (
+            *(x for dataset in (OMNIGLOT, GLYPHS) for x in ends(spread(dataset))),
+            50,
+            100 / 50,
+        ),
+    ),
+    Claim(
+        RECORD,
+        "C4 moves by {} [{}, {}] of its weights' norm in it and is {} [{}, {}] away at the end on `omniglot_small`, "
+        "{} [{}, {}] and {} [{}, {}] on `glyphs`; C1 and C2 stay within {} on both.",
+        lambda: (
+            *(x for d in (OMNIGLOT, GLYPHS) for step in (1, 4) for x in moved(d, "distance", "C4", step)),
+            math.ceil(100 * max(moved(d, "distance", la, 4)[0] for d in (OMNIGLOT, GLYPHS) for la in ("C1", "C2")))
+            / 100,
+        ),
+    ),
+    Claim(
+        RECORD,
+        "C4 has {} % [{}, {}] right before adaptation and {} % [{}, {}] after it on `omniglot_small` ({} % [{}, {}] "
+        "and {} % [{}, {}] on `glyphs`), and FC {} % [{}, {}] and {} % [{}, {}].",
+        lambda: [
+            x
+            for dataset, layer in ((OMNIGLOT, "C4"), (GLYPHS, "C4"), (OMNIGLOT, "FC"))
+            for step in (0, 4)
+            for x in moved(dataset, "prototype accuracy", layer, step)
+        ],
+    ),
+    Claim(RECORD, "and the {} points that freezing it costs there", lambda: (costs(OMNIGLOT, "freeze C4")[0],)),
+]
+
+INSIDE = [
+    Claim(
+        RECORD,
+        "R^T (x) L is {} times the identity but for {} to {} % (distance beyond a rate over the best multiple, five "
+        "seeds), and the cosine of U(g) and g is {} [{}, {}].",
+        lambda: (
+            klin("best multiple").mean(),
+            100 * (klin("distance beyond a rate") / klin("best multiple")).min(),
+            100 * (klin("distance beyond a rate") / klin("best multiple")).max(),
+            *ends(aligned("synthetic_lr_klin", "fc", 1).cosine),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "Plain steps at `adapt_lr` reach {} % where KLin has {} %;",
+        lambda: [reaches("synthetic_lr_klin", name)[0] for name in ("plain steps", "both")],
+    ),
+    Claim(
+        RECORD,
+        "One singular value of R0 is {}, the others {} to {}; one of R1 is {} to {}, the others {} to {} (five seeds).",
+        lambda: (
+            np.mean(spectrum("R0", True)[0]),
+            min(spectrum("R0", True)[1]),
+            max(spectrum("R0", True)[1]),
+            min(spectrum("R1", False)[0]),
+            max(spectrum("R1", False)[0]),
+            min(spectrum("R1", False)[1]),
+            max(spectrum("R1", False)[1]),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "R0's direction reads the gradient along theta_0 (cosine {}) and adds it to all hidden units alike (cosine "
+        "with the vector of ones {}), and R1's takes that vector out again ({}).",
+        lambda: list(read_off()[["reads", "adds", "takes"]].mean()),
+    ),
+    Claim(RECORD, "{} % of the hidden units are positive, of the gradient's numbers {} %.", lambda: hidden()),
+    Claim(
+        RECORD,
+        "U(g) then has a cosine of {} [{}, {}] with g, at {} times its length.",
+        lambda: (
+            *ends(aligned("synthetic_lr_kfc", "fc", 1).cosine),
+            aligned("synthetic_lr_kfc", "fc", 1).ratio.mean,
+        ),
+    ),
+    Claim(
+        RECORD,
+        "Cosines with g lie between {} and {} for the three weights, and fall from {} to {} over the four steps for "
+        "all tensors as one, at {} to {} times the length of g.",
+        lambda: (
+            min(steps_of("cosine", "C1", "C2", "FC")),
+            max(steps_of("cosine", "C1", "C2", "FC")),
+            *steps_of("cosine", "all")[::3],
+            min(steps_of("ratio", "all")),
+            max(steps_of("ratio", "all")),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "C1's update is shortened to about a third, C2's and FC's lengthened {} to {} times.",
+        lambda: (
+            (min(steps_of("ratio", "C2", "FC")), max(steps_of("ratio", "C2", "FC")))
+            if all(abs(ratio - 1 / 3) < 0.05 for ratio in steps_of("ratio", "C1"))
+            else ()
+        ),
+    ),
+    Claim(
+        RECORD,
+        "The factors over channels are furthest from any rate ({} to {} of the identity's norm, the other factors "
+        "of C2 and FC {} to {}).",
+        lambda: [
+            end
+            for part in (r"R\d", r"L\d")
+            for values in [factors(GLYPHS, "kfc", "distance beyond a rate", part, ("C2.conv.weight", "FC.weight"))]
+            for end in (values.min(), values.max())
+        ],
+    ),
+    Claim(
+        RECORD,
+        "All updates of the weights are descent directions",
+        lambda: min(steps_of("descent", "C1", "C2", "FC")) == 100,
+    ),
+    Claim(
+        RECORD,
+        "in steps {} to {} it is one in {} %, {} % and {} % of the tasks.",
+        lambda: (2, 4, *norm_bias_descends()),
+    ),
+    Claim(
+        RECORD,
+        "The biases before batch norm have no gradient, and their factors stay at the identity to {}.",
+        lambda: (10 ** math.ceil(math.log10(idle_factors())),),
+    ),
+    Claim(
+        RECORD,
+        "After four steps: both {} %; theta only {} [{}, {}] points less; xi only {} [{}, {}] less; neither {} [{}, "
+        "{}] less; plain steps {} [{}, {}] less.",
+        lambda: (
+            reaches("glyphs_cnn2_kfc", "both")[0],
+            *(x for name in ("theta only", "xi only", "neither", "plain steps") for x in less(name)),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "theta alone adds {} [{}, {}] points and xi alone {} [{}, {}]: together less than the sum",
+        lambda: (*adds("theta only", "neither"), *adds("xi only", "neither")),
+    ),
+    Claim(
+        RECORD,
+        "together less than the sum",
+        lambda: adds("both", "neither")[0] < adds("theta only", "neither")[0] + adds("xi only", "neither")[0],
+    ),
+    Claim(
+        RECORD,
+        "with FC's xi held fixed {} [{}, {}] points are lost, with C1's or C2's none ({} ± {}).",
+        lambda: (
+            *less("theta only in FC"),
+            *(
+                (0.0, max(abs(x) for la in ("C1", "C2") for x in less(f"theta only in {la}")))
+                if all(abs(less(f"theta only in {la}")[0]) < 0.05 for la in ("C1", "C2"))
+                else ()
+            ),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "One step of the learned rule is better than four plain ones, by {} [{}, {}] points",
+        lambda: adds("neither", "plain steps"),
+    ),
+    Claim(
+        RECORD, "it is another run ({} % on the first {} tasks)", lambda: (reaches("glyphs_cnn2_kfc", "both")[0], 100)
+    ),
+]
+
+# How the tables were made: lengths as runs were configured, times as they were stored, settings as the code has them.
+MADE = [
+    Claim(
+        README,
+        "full length ({} iterations, four models, five seeds)",
+        lambda: (
+            (full("iterations").pop(),)
+            if len(full("method", "model")) == 4 and len(full("seed")) == 5 and len(full("iterations")) == 1
+            else ()
+        ),
+    ),
+    Claim(README, "its last saved state (one a minute)", lambda: CHECKPOINT_SECONDS == 60),
+    Claim(
+        README,
+        "A job that fails is tried again up to three times.",
+        lambda: "\nretries: 3\n" in (ROOT / "profiles" / "slurm" / "config.yaml").read_text(),
+    ),
+    Claim(
+        RECORD,
+        "has the paper's full length ({} iterations, {} seeds), the glyphs {} of {} iterations ({} seeds)",
+        lambda: (
+            LENGTHS["synthetic"].iterations,
+            length("post_adaptation", "synthetic")[1],
+            length("post_adaptation", GLYPHS)[0],
+            LENGTHS["omniglot"].iterations,
+            length("post_adaptation", GLYPHS)[1],
+        ),
+    ),
+    Claim(
+        RECORD,
+        "{} of {} iterations, {} seeds: These runs were trained",
+        lambda: (
+            length("post_adaptation", OMNIGLOT)[0],
+            LENGTHS["omniglot"].iterations,
+            length("post_adaptation", OMNIGLOT)[1],
+        ),
+    ),
+    Claim(
+        RECORD,
+        "KFC's weights alone are {} MB a run",
+        lambda: (4 * 28**4 * max(c.get("rule_depth") or 0 for c in configs("post_adaptation", OMNIGLOT)) / 1e6,),
+    ),
+    Claim(RECORD, "`glyphs` at {} iterations", lambda: (length("post_adaptation", GLYPHS)[0],)),
+    Claim(
+        RECORD,
+        "KLin at the paper's rate of {} is",
+        lambda: {c["adapt_lr"] for c in configs("post_adaptation", GLYPHS) if c["method"] == "klin"},
+    ),
+    Claim(
+        RECORD,
+        "({} iterations, in part {}; {} seeds, {} test tasks). It trains its own runs, needs no others, and took {} "
+        "minutes",
+        lambda: (
+            *sorted(study("when_shallow_fails")["iterations"].unique()),
+            study("when_shallow_fails")["seed"].nunique(),
+            study("when_shallow_fails")["task"].nunique(),
+            sum(seconds("when_shallow_fails").values()) / 60,
+        ),
+    ),
+    Claim(
+        RECORD,
+        "{}-way {}-shot, {} steps, at the paper's learning rates; {} iterations of {} tasks where the paper has {} "
+        "tasks and does not state the iterations; {} seeds, {} test tasks (Figure 2 and the upper bound: {}).",
+        lambda: (
+            *(study("depth_sweep")[name].unique().item() for name in ("ways", "shots", "steps")),
+            *(study("depth_sweep")[name].unique().item() for name in ("iterations", "tasks_per_iteration")),
+            CNN_LENGTHS["omniglot"].tasks_per_iteration,
+            *length("depth_sweep", OMNIGLOT)[1:],
+            *{study(name)["task"].nunique() for name in ("layer_roles", "fc_noise", "upper_bound")},
+        ),
+    ),
+    Claim(
+        RECORD,
+        "measuring took {} hours for `omniglot_small` and {} hours for `glyphs`",
+        lambda: (hours(OMNIGLOT), hours(GLYPHS)),
+    ),
+    Claim(
+        RECORD, "is one longer run, {} minutes", lambda: (run_seconds("omniglot_small-cnn-maml-s0-1594e35b0a") / 60,)
+    ),
+    Claim(RECORD, "the other weights are {} MB", lambda: (megabytes_not_kept(),)),
+    Claim(
+        RECORD,
+        "(`similarity`, one run of each data set, {} tasks",
+        lambda: (study("similarity")["task"].nunique(),),
+    ),
+    Claim(
+        RECORD,
+        "on {} test tasks, {} minutes on one core.",
+        lambda: (study("inside_optimizer")["task"].nunique(), sum(seconds("inside_optimizer").values()) / 60),
+    ),
+    Claim(
+        RECORD,
+        "(seed 0, {} iterations of {} tasks, {} minutes on one core)",
+        lambda: (200, 4, run_seconds("glyphs-cnn-kfc-s0-f6391eeade") / 60),
+    ),
+]
