@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+from core.chunking import AUTO, Chunk
 from core.config import TrainConfig
 from core.costs import duration, estimate
 from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
@@ -41,6 +42,7 @@ UNITS = {
     "unit_norm": "gradients at unit norm and a learnable scale, A.1.2: true or false (kfc; default false)",
     "adapt_xi": "xi is adapted within a task: true or false (default: the rule's own)",
     "adapted": "layers, parameters or globs of what adapts within a task, such as FC 'C*.conv.*' (default: all)",
+    "inner_dtype": "bfloat16 to compute meta-gradients within tasks in half precision (default: single)",
     "steps": "adaptation steps within a task",
     "adapt_lr": "adaptation learning rate",
     "first_order": "treat inner gradients as constants: true or false",
@@ -63,6 +65,12 @@ def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"must be true or false, not {text!r}")
     return text.lower() == "true"
+
+
+def _chunk(text: str) -> Chunk:
+    if text != AUTO and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number or {AUTO}, not {text!r}")
+    return AUTO if text == AUTO else int(text)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -107,9 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     for command in (train, of_paper, cost, resume):
         command.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
         command.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
-        command.add_argument("--tasks-per-chunk", type=int, help="tasks that go through at once; bounds the memory")
+        command.add_argument(
+            "--tasks-per-chunk",
+            type=_chunk,
+            help="tasks that go through at once; bounds the memory; auto: the fastest",
+        )
     for command in (train, of_paper, resume):
         command.add_argument("--compile", action="store_true", help="compile first (20 s a method; for long runs)")
+        command.add_argument(
+            "--rematerialise", action="store_true", help="compute steps again in the backward pass; less memory"
+        )
         command.add_argument("--quiet", action="store_true", help="no progress bar")
         command.add_argument("--tensorboard", action="store_true", help="also write TensorBoard event files")
     fetch = commands.add_parser("download", help="fetch the files of data sets")
@@ -241,6 +256,7 @@ def _train_all(configs: list[TrainConfig], results: Path, options: argparse.Name
         device=options.device,
         tasks_per_chunk=options.tasks_per_chunk,
         compile=options.compile,
+        rematerialise=options.rematerialise,
         progress=not options.quiet,
         tensorboard=options.tensorboard,
     )

@@ -67,6 +67,8 @@ class TrainConfig:
         rule_depth, rule_rank, rule_bias, unit_norm, adapt_xi: options of the rule; see `core.optimizers`.
         adapted: layers, parameters or globs (see `core.models.layers.select`) of what adapts within a task; the outer
             loop learns all. Default what the method says, which is everything but for ANIL and BOIL.
+        inner_dtype: "bfloat16" to compute meta-gradients within tasks in half precision; what is meta-learned, and what
+            is measured, is in single precision all the same. Default None.
         eval_every: iterations between two points of the curve; 0 for the two ends only.
         eval_tasks: tasks of each split behind a point of the curve.
         own: digest of what `own:` names stand for, so that another module or other tasks make another run;
@@ -110,6 +112,7 @@ class TrainConfig:
     unit_norm: bool | None = None
     adapt_xi: bool | None = None
     adapted: tuple[str, ...] | None = None
+    inner_dtype: Literal["bfloat16"] | None = None
     eval_every: int = 0
     eval_tasks: int = 100
     own: str | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from core.chunking import Chunk
 from core.config import TrainConfig
 from core.device import checked_device
 from core.runs import is_finished
@@ -40,7 +41,7 @@ def estimate(
     results: str | Path,
     root: str | Path | None = None,
     device: str | torch.device | None = None,
-    tasks_per_chunk: int | None = None,
+    tasks_per_chunk: Chunk = None,
 ) -> Cost:
     """What `core.meta_train_many` with the same arguments will take.
 
@@ -70,7 +71,7 @@ def duration(hours: float) -> str:
 
 
 def _seconds(
-    configs: Sequence[TrainConfig], sources: Sequence[TaskSource], device: torch.device, tasks_per_chunk: int | None
+    configs: Sequence[TrainConfig], sources: Sequence[TaskSource], device: torch.device, tasks_per_chunk: Chunk
 ) -> float:
     """Seconds of training runs that differ in the seed alone."""
     config = configs[0]

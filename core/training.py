@@ -22,7 +22,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import replica_meta_gradient
+from core.adaptation import replica_meta_gradient, replica_slice
+from core.chunking import AUTO, Chunk, checked_chunk, fastest_chunk, kept_chunk
 from core.compilation import MetaGradient, compile_meta_gradient
 from core.config import TrainConfig
 from core.device import checked_device
@@ -73,8 +74,9 @@ class Group:
         sources: the tasks of each.
         results: where the runs are saved; None keeps them in memory.
         device: where they are trained.
-        tasks_per_chunk: see `replica_meta_gradient`.
+        tasks_per_chunk: see `replica_meta_gradient`; "auto" chooses, see `core.chunking`.
         compile: whether to compile the meta-gradient, see `compile_meta_gradient`.
+        rematerialise: see `replica_meta_gradient`.
         own_model: the module that a configuration calls `own:<name>`, or a function of a seed that makes it.
         own_tasks: whether the sources are of the user's own.
         team: the processes that share every iteration's tasks; the first of them saves the runs.
@@ -86,8 +88,9 @@ class Group:
         sources: Sequence[TaskSource],
         results: Path | None,
         device: torch.device,
-        tasks_per_chunk: int | None = None,
+        tasks_per_chunk: Chunk = None,
         compile: bool = False,
+        rematerialise: bool = False,
         own_model: OwnModel | None = None,
         own_tasks: bool = False,
         team: Alone = ALONE,
@@ -97,12 +100,19 @@ class Group:
         self.sources = list(sources)
         self.results = results
         self.device = device
-        self.tasks_per_chunk = tasks_per_chunk
+        self.chooses_chunk = checked_chunk(tasks_per_chunk) == AUTO
+        self.tasks_per_chunk = None if tasks_per_chunk == AUTO else tasks_per_chunk
         self.compile = compile
+        self.rematerialise = rematerialise
         self.team = team
         self._is_reptile = METHODS[config.method].outer == "reptile"
         if compile and self._is_reptile:
             raise UserError("reptile has no meta-gradient to compile: train it without compile")
+        if rematerialise and (compile or self._is_reptile):
+            what = "compiled" if compile else "reptile's"
+            raise UserError(f"a {what} iteration cannot be rematerialised: leave one of the two out")
+        if config.inner_dtype is not None and self._is_reptile:
+            raise UserError("reptile's step is a small difference of weights: leave inner_dtype out")
         self._compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of runs
         self.rule = config.make_rule()
         self._own_model, self._own_tasks = own_model, own_tasks
@@ -183,14 +193,42 @@ class Group:
 
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
         """The meta-gradient of these tasks, which are this process's share."""
-        arguments = (self.model, self.rule, self.theta, self.xi, episodes, self.loop)
+        if self.chooses_chunk and self.tasks_per_chunk is None:
+            self.tasks_per_chunk = self._chosen_chunk(episodes)
+        loop = self.loop if self.configs[0].inner_dtype is None else replace(self.loop, dtype=torch.bfloat16)
+        arguments = (self.model, self.rule, self.theta, self.xi, episodes, loop)
         if self._is_reptile:
             return replica_reptile_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
         if not self.compile:
-            return replica_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
+            return replica_meta_gradient(
+                *arguments, tasks_per_chunk=self.tasks_per_chunk, rematerialise=self.rematerialise
+            )
         if len(self.configs) not in self._compiled:
             self._compiled[len(self.configs)] = compile_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
         return self._compiled[len(self.configs)](self.theta, self.xi, episodes)
+
+    def _chosen_chunk(self, episodes: Episodes) -> int:
+        """The fastest number of tasks at once, measured uncompiled on the first of these tasks."""
+        replicas = len(self.configs)
+
+        def run(size: int) -> None:
+            part = replica_slice(episodes, replicas, 0, size)
+            arguments = (self.model, self.rule, self.theta, self.xi, part, self.loop)
+            if self._is_reptile:
+                loss, _, _ = replica_reptile_gradient(*arguments)
+            else:
+                loss, _, _ = replica_meta_gradient(*arguments, rematerialise=self.rematerialise)
+            loss.tolist()  # waits for a GPU
+
+        num_tasks = episodes.num_tasks // replicas
+        what = {
+            "run": [replace(self.configs[0], seed=0, iterations=0).canonical_json(), replicas, num_tasks],
+            "shapes": {name: list(tensor.shape) for name, tensor in self._tensors().items()},
+            "examples": [list(episodes.support_x.shape), list(episodes.query_x.shape)],
+            "device": self.device.type,
+            "rematerialise": self.rematerialise,
+        }
+        return kept_chunk(what, lambda: fastest_chunk(run, num_tasks))
 
     def _drop_diverged(self, keep: list[int]) -> None:
         """Finish the runs whose meta-loss is not finite, and go on with those to `keep`."""
@@ -230,7 +268,7 @@ class Group:
         """Query loss and accuracy of each task after adaptation, (S, T, 2)."""
         values = replica_evaluate(
             self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True,
-            tasks_per_chunk=self.tasks_per_chunk,
+            tasks_per_chunk=None if self.chooses_chunk else self.tasks_per_chunk,
         )  # fmt: skip
         return values[:, :, -1, 1].double()
 
@@ -308,6 +346,7 @@ class Group:
                 "id": config.id,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
+                "tasks_per_chunk": self.tasks_per_chunk,
                 "curve": self.curves[i],
                 "optimizer": counts,
             }
@@ -328,6 +367,8 @@ class Group:
             path = self.results / "runs" / config.id / "state.safetensors"
             check_tensors(f"{path}: state", tensors, expected, "this run")
         self.iteration, self.seconds = metadata["iteration"], metadata["seconds"]
+        if self.chooses_chunk:
+            self.tasks_per_chunk = metadata.get("tasks_per_chunk")  # chosen once a run, so that it goes on bit for bit
         self.curves = [[tuple(row) for row in meta["curve"]] for _, meta in states]
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.stack([tensors[name] for tensors, _ in states]))
@@ -417,8 +458,9 @@ def meta_train_many(
     results: str | Path | None = "results",
     root: str | Path | None = None,
     device: str | torch.device | None = None,
-    tasks_per_chunk: int | None = None,
+    tasks_per_chunk: Chunk = None,
     compile: bool = False,
+    rematerialise: bool = False,
     progress: bool = True,
     tensorboard: bool = False,
 ) -> list[Run]:
@@ -442,9 +484,13 @@ def meta_train_many(
         results: where runs are saved; None keeps them in memory.
         root: folder of the data sets' files, see `core.make_tasks`.
         device: where to train; default the GPU if there is one.
-        tasks_per_chunk: tasks of each run that go through at once; bounds the memory. Default all.
+        tasks_per_chunk: tasks of each run that go through at once; bounds the memory, and changes nothing else but
+            rounding. Default all; "auto" measures which number is fastest, and remembers it for the machine and the
+            shapes (in `$ADAPTLENS_CACHE`, see `core.chunking`).
         compile: whether to compile the meta-gradient, which takes some 20 seconds a method, see
             `core.compilation.compile_meta_gradient`. A run may be resumed either way; they differ by rounding.
+        rematerialise: whether the backward pass computes steps again that it would keep otherwise: less memory where
+            steps are many, see `core.backpropagation`.
         progress: whether to show progress bars.
         tensorboard: whether to write TensorBoard event files into the run folders (needs the tensorboard extra).
 
@@ -492,7 +538,9 @@ def meta_train_many(
                     else:
                         sources[key] = as_tasks(tasks, seed=c.seed, device=where)
                 own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
-                group = Group(family, own, base, where, tasks_per_chunk, compile, model, tasks is not None, team)
+                group = Group(
+                    family, own, base, where, tasks_per_chunk, compile, rematerialise, model, tasks is not None, team
+                )
                 if family[0].id in states:
                     group.load_state([states[c.id] for c in family])
                 groups.append(group)

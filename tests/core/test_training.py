@@ -55,6 +55,42 @@ def test_training_is_the_naive_outer_loop(tiny_config):
         torch.testing.assert_close(tensor - begun[name], moved[name] - begun[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("method", ["maml", "klin"])
+def test_steps_computed_again_train_the_same_run(tiny_config, method):
+    plain, again = (
+        meta_train(tiny_config(iterations=3, steps=3, method=method), results=None, rematerialise=so, **QUIET)
+        for so in (False, True)
+    )
+    for name, tensor in {**plain.theta, **plain.xi}.items():
+        torch.testing.assert_close({**again.theta, **again.xi}[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_half_precision_is_another_run_that_learns_as_much(tiny_config):
+    """What is learned and what is measured stay in single precision."""
+    single, half = (
+        meta_train(tiny_config(iterations=30, inner_dtype=dtype), results=None, **QUIET) for dtype in (None, "bfloat16")
+    )
+    assert single.id != half.id
+    assert {tensor.dtype for tensor in (*half.theta.values(), *half.xi.values())} == {torch.float32}
+    first, last = (half.curve.query(f"iteration == {i} and split == 'train'")["loss"].item() for i in (0, 30))
+    expected = single.curve.query("iteration == 30 and split == 'train'")["loss"].item()
+    assert last < first
+    assert abs(last - expected) < 0.1 * (first - expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "reason"),
+    [
+        ({"method": "reptile", "first_order": True}, {"rematerialise": True}, "reptile's iteration cannot be remat"),
+        ({}, {"rematerialise": True, "compile": True}, "compiled iteration cannot be rematerialised"),
+        ({"method": "reptile", "first_order": True, "inner_dtype": "bfloat16"}, {}, "leave inner_dtype out"),
+    ],
+)
+def test_what_does_not_go_together(tiny_config, settings, options, reason):
+    with pytest.raises(UserError, match=reason):
+        meta_train(tiny_config(**settings), results=None, **options, **QUIET)
+
+
 @pytest.mark.parametrize("method", ["maml", "meta_sgd", "meta_curvature", "klin", "kfc", "cholesky", "linear"])
 def test_training_lowers_the_loss(tiny_config, method):
     options = {"kfc": {"rule_depth": 2}, "cholesky": {"rule_rank": 4}}.get(method, {})
