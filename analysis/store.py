@@ -331,6 +331,20 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "threads": Column("int64", "threads", "that PyTorch was allowed"),
         "load": Column("float64", "processes", "that ran or waited on the machine, mean of the minute before"),
     },
+    "half_precision": {
+        "dataset": Column("str", "-", "tasks that were trained on"),
+        "model": Column("str", "-", "model"),
+        "method": Column("str", "-", "method"),
+        "seed": Column("int64", "-", "seed of the initial weights and of the tasks"),
+        "dtype": Column("str", "-", "of meta-gradients within tasks in training; all was measured in float32"),
+        "status": Column("str", "-", "of the run: ok, or where it diverged"),
+        "iterations": Column("int64", "iterations", "of meta-training"),
+        "tasks_per_iteration": Column("int64", "tasks", "in an iteration"),
+        "num_tasks": Column("int64", "tasks", "test tasks that accuracy is a mean over"),
+        "loss": Column("float64", "nats", "mean query loss after adaptation"),
+        "accuracy": Column("float64", "fraction", "mean query accuracy after adaptation"),
+        "seconds": Column("float64", "s", "of the training, both ends of its curve included"),
+    },
 }
 
 # What the column `quantity` of linear_collapse may say.

@@ -41,6 +41,8 @@ ENGINES = {
     "naive": Look("naive", "#4d4d4d", "|"),
     "eager": Look("ours", "#0072b2", "o"),
     "compiled": Look("ours, compiled", "#009e73", "D"),
+    "rematerialised": Look("ours, rematerialised", "#56b4e9", "P"),
+    "bfloat16": Look("ours, bfloat16", "#f0e442", "X"),
     "higher": Look("higher", "#e69f00", "^"),
     "torchopt": Look("TorchOpt", "#cc79a7", "v"),
     "jax": Look("JAX", "#d55e00", "s"),

@@ -111,16 +111,17 @@ def _curve(
 ) -> None:
     """Time and memory along an axis, measured and stored, unless they were before."""
     name = f"{workload.name}-{axis}"
+    engines = suite.CURVE_ENGINES.get(axis, suite.ON_OTHER_AXES)
     few = suite.Options(3, options.seconds / 3, options.compile_limit, options.memory)
     settings = {
-        **workload.settings, "axis": axis, "values": list(values), "options": asdict(few),
+        **workload.settings, "engines": sorted(engines), "axis": axis, "values": list(values), "options": asdict(few),
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     if not given.again and is_done(given.results, "benchmark", name, settings):
         print(f"{name}: measured before")
         return
     started = time.perf_counter()
-    points = [suite.measure(workload.at(axis, n), suite.CURVE_ENGINES, few, axis, n) for n in values]
+    points = [suite.measure(workload.at(axis, n), engines, few, axis, n) for n in values]
     table = pd.concat(points, ignore_index=True)
     _store(given.results, "benchmark", name, table, settings, started)
     shown = table[["engine", "value", "seconds", "speedup", "peak_memory_mib"]]

@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -20,6 +21,7 @@ from analysis.interventions import Intervention, adapt_only, freeze, perturb
 from analysis.layer_roles import layer_roles
 from core import Episodes, TrainConfig, evaluate, meta_gradient
 from core.adaptation import one_replica
+from core.chunking import AUTO, fastest_chunk, kept_chunk
 from core.compilation import compile_meta_gradient
 from core.inner_loop import InnerLoop
 from core.models.layers import layers_of
@@ -58,12 +60,14 @@ class Engine:
         package: what has to be installed.
         compiles: whether its first call takes long.
         counted: the engine whose arithmetic stands for its own, where PyTorch does not see it.
+        is_exact: whether its results have to be the reference's; how far they are from them is told all the same.
     """
 
     name = ""
     package = "torch"
     compiles = False
     counted = ""
+    is_exact = True
 
     def refusal(self, workload: Workload) -> str:
         """Why it has no part in the workload; empty if it has."""
@@ -194,6 +198,7 @@ class Eager(Engine):
 
     name = "eager"
     compile = False
+    options: ClassVar[dict[str, Any]] = {}
 
     def gradient(self, problem: Problem, model: nn.Module) -> Gradient:
         """All tasks at once, or in chunks."""
@@ -202,7 +207,7 @@ class Eager(Engine):
         def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> tuple[Tensor, Tensors]:
             loss, (g_theta, g_xi) = meta_gradient(
                 model, problem.rule, theta, xi, episodes, steps=w.steps, lr=w.lr, first_order=False,
-                tasks_per_chunk=w.per_chunk,
+                tasks_per_chunk=_chunk(problem, model, theta, xi), **self.options,
             )  # fmt: skip
             return loss, g_theta | g_xi
 
@@ -271,13 +276,40 @@ class Compiled(Eager):
                 loop = InnerLoop(w.steps, w.lr, first_order=False)
                 compiled.append(
                     compile_meta_gradient(
-                        model, problem.rule, *replica, episodes, loop, tasks_per_chunk=w.per_chunk
+                        model, problem.rule, *replica, episodes, loop,
+                        tasks_per_chunk=_chunk(problem, model, theta, xi),
                     )
                 )  # fmt: skip
             loss, g_theta, g_xi = compiled[0](*replica, episodes)
             return loss[0], {name: grad[0] for name, grad in (g_theta | g_xi).items()}
 
         return run
+
+
+class _Variant(Eager):
+    """Ours with an option of meta-gradients."""
+
+    def refusal(self, workload: Workload) -> str:
+        """Nothing but meta-gradients has the option."""
+        if workload.kind != "meta-gradient":
+            return "not applicable: an option of meta-gradients"
+        return super().refusal(workload)
+
+
+class Rematerialised(_Variant):
+    """Ours, in less memory."""
+
+    name = "rematerialised"
+    options: ClassVar[dict[str, Any]] = {"rematerialise": True}
+
+
+class HalfPrecision(_Variant):
+    """Ours, within a task in bfloat16."""
+
+    name = "bfloat16"
+    counted = "eager"
+    is_exact = False
+    options: ClassVar[dict[str, Any]] = {"dtype": torch.bfloat16}
 
 
 class Library(Engine):
@@ -423,6 +455,20 @@ class Jax(Engine):
         return Job(run, iterations)
 
 
+def _chunk(problem: Problem, model: nn.Module, theta: Tensors, xi: Tensors) -> int | None:
+    """How many tasks go through at once; measured in the first call for the workload, and kept."""
+    w = problem.workload
+    if w.per_chunk != AUTO:
+        return w.per_chunk
+
+    def run(size: int) -> None:
+        meta_gradient(
+            model, problem.rule, theta, xi, problem.episodes[:size], steps=w.steps, lr=w.lr, first_order=False
+        )
+
+    return kept_chunk({"benchmark": w.settings}, lambda: fastest_chunk(run, problem.num_measured))
+
+
 def _loss(outputs: Tensor, y: Tensor) -> Tensor:
     """The mean loss of one task: cross-entropy of classes, logistic loss of a single output."""
     return naive.task_loss(outputs, y, "binary" if y.is_floating_point() else "classification")
@@ -434,5 +480,6 @@ def _losses(table: pd.DataFrame) -> Tensor:
 
 
 ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Naive(), Eager(), Compiled(), Higher(), TorchOpt(), Jax())
+    engine.name: engine
+    for engine in (Naive(), Eager(), Compiled(), Rematerialised(), HalfPrecision(), Higher(), TorchOpt(), Jax())
 }

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core import Episodes, Run, make_optimizer, run_from_module
+from core.chunking import Chunk
 from core.models import make_model
 from core.optimizers import MetaOptimizer
 from core.tasks import TaskSource, make_tasks
@@ -34,7 +35,8 @@ class Workload:
         seeds: runs that are trained at once.
         ways, shots: of image tasks.
         measured: tasks that are measured in place of `tasks`, by all engines alike; seconds are then multiplied.
-        per_chunk: tasks that go through our engine at once, see `core.meta_gradient`; None: its default.
+        per_chunk: tasks that go through our engine at once, see `core.meta_gradient`; "auto": the fastest on the
+            machine, see `core.chunking`; None: all.
         least, aim: what an engine's speedup has to be at least, and what it is to come to, by engine.
         scaling: the numbers of tasks, steps, width or seeds for which the workload is measured again.
         float32_only: results are compared in single precision, as its tasks are.
@@ -54,7 +56,7 @@ class Workload:
     ways: int = 1
     shots: int = 1
     measured: int = 0
-    per_chunk: int | None = None
+    per_chunk: Chunk = None
     least: dict[str, float] = field(default_factory=dict)
     aim: dict[str, float] = field(default_factory=dict)
     scaling: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Workload:
     def small(self) -> "Workload":
         """The same with as few tasks as show a slip, to compare results."""
         few = min(self.tasks, 3)
-        return replace(self, tasks=few, measured=0, per_chunk=self.per_chunk and min(self.per_chunk, 2))
+        return replace(self, tasks=few, measured=0, per_chunk=None if self.per_chunk is None else 2)
 
 
 class Problem:
@@ -143,12 +145,12 @@ class Problem:
 
 
 _MAML_5_WAY = Workload(
-    "cnn4_maml_5way_1shot", "meta-gradient", "cnn", "maml", 1, 0.5, 32, ways=5, per_chunk=8,
+    "cnn4_maml_5way_1shot", "meta-gradient", "cnn", "maml", 1, 0.5, 32, ways=5, per_chunk="auto",
     least={"eager": 2, "compiled": 3}, aim={"eager": 5, "compiled": 5},
     scaling={"tasks": (4, 8, 16, 32, 64), "width": (16, 32, 64)},
 )  # fmt: skip
 _MAML_10_WAY = Workload(
-    "cnn4_maml_10way_5shot", "meta-gradient", "cnn", "maml", 4, 0.5, 32, ways=10, shots=5, per_chunk=4,
+    "cnn4_maml_10way_5shot", "meta-gradient", "cnn", "maml", 4, 0.5, 32, ways=10, shots=5, per_chunk="auto",
     least={"eager": 1.2, "compiled": 1.2}, aim={"eager": 2, "compiled": 2},
 )  # fmt: skip
 _KFC = replace(_MAML_10_WAY, name="cnn2_kfc_10way_5shot", method="kfc", depth=2, tasks=8,

@@ -1,0 +1,86 @@
+"""What half precision within tasks costs in accuracy, and saves in time: the same trainings with and without it.
+
+python -m tests.benchmarks.half_precision          # into results/half_precision: some minutes
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.statistics import interval
+from analysis.store import provenance, write_table
+from core import TrainConfig, meta_train
+from core.experiments import experiment
+from tests.benchmarks.suite import typed
+
+ITERATIONS = {"glyphs_linear": 300, "glyphs_optimizers": 60}
+
+
+def configs(experiment_name: str, seeds: int) -> list[TrainConfig]:
+    """MAML and KFC of an experiment, at a length that two cores manage in a minute."""
+    shorter = {"tasks_per_iteration": 8} if experiment_name.endswith("optimizers") else {}
+    runs, _ = experiment(experiment_name, "paper", iterations=ITERATIONS[experiment_name], seeds=seeds, **shorter)
+    return [replace(c, eval_every=0) for c in runs if c.method in ("maml", "kfc") and c.model != "linnet"]
+
+
+def measure(run_configs: list[TrainConfig], num_tasks: int) -> pd.DataFrame:
+    """The rows of `analysis.store.SCHEMAS["half_precision"]`; the two precisions train one after the other."""
+    rows = []
+    for config in run_configs:
+        for dtype in (None, "bfloat16"):
+            started = time.perf_counter()
+            run = meta_train(replace(config, inner_dtype=dtype), results=None, progress=False)
+            seconds = time.perf_counter() - started
+            points = run.evaluate(run.tasks(seed=1).sample("test", num_tasks))
+            query = points[(points["split"] == "query") & (points["step"] == config.steps)]
+            rows.append(
+                {
+                    "dataset": config.dataset, "model": config.model, "method": config.method, "seed": config.seed,
+                    "dtype": dtype or "float32", "status": run.status, "iterations": config.iterations,
+                    "tasks_per_iteration": config.tasks_per_iteration, "num_tasks": num_tasks,
+                    "loss": query["loss"].mean(), "accuracy": query["accuracy"].mean(), "seconds": seconds,
+                }
+            )  # fmt: skip
+            print(f"{run.id} {rows[-1]['dtype']}: accuracy {rows[-1]['accuracy']:.3f}, {seconds:.0f} s", flush=True)
+    return typed(pd.DataFrame(rows), "half_precision")
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Of each model and method: the change of accuracy in points, with its interval over seeds, and of time."""
+    lines = []
+    for (model, method), rows in table.groupby(["model", "method"]):
+        by_seed = rows.pivot(index="seed", columns="dtype", values=["accuracy", "seconds"])
+        change = 100 * (by_seed["accuracy", "bfloat16"] - by_seed["accuracy", "float32"])
+        low, high = interval(change.to_numpy()) if len(change) > 1 else (float("nan"),) * 2
+        faster = (by_seed["seconds", "float32"] / by_seed["seconds", "bfloat16"]).median()
+        lines.append(
+            f"{model} {method}: {change.mean():+.2f} points [{low:.2f}, {high:.2f}], {faster:.2f} times as fast"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, store and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.half_precision", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where the tables go (default results)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default 3)")
+    parser.add_argument("--num-tasks", type=int, default=200, help="test tasks of each run (default 200)")
+    given = parser.parse_args()
+    tables = []
+    for name in ITERATIONS:
+        started = time.perf_counter()
+        tables.append(measure(configs(name, given.seeds), given.num_tasks))
+        settings = {"seeds": given.seeds, "num_tasks": given.num_tasks, "iterations": ITERATIONS[name]}
+        told = provenance(settings=settings, wall_seconds=time.perf_counter() - started)
+        write_table(given.results, "half_precision", name, tables[-1], told)
+    print(summary(pd.concat(tables)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
