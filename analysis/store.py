@@ -559,10 +559,10 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         provenance = None
     if not isinstance(provenance, dict):
         raise StudyError(f"{path} is a parquet file, but no table of adaptlens: it has no provenance")
-    if provenance.get("schema_version") != SCHEMA_VERSION:
+    if (version := provenance.get("schema_version")) != SCHEMA_VERSION:
+        newer = ", and a newer one wrote the file" if isinstance(version, int) and version > SCHEMA_VERSION else ""
         raise StudyError(
-            f"{path} has schema version {provenance.get('schema_version')!r}; this version of adaptlens reads "
-            f"{SCHEMA_VERSION}"
+            f"{path} has schema version {version!r}; this version of adaptlens reads {SCHEMA_VERSION}{newer}"
         )
     if provenance.get("study") not in SCHEMAS:
         raise StudyError(f"{path} is of study {provenance.get('study')!r}, which this version does not know")

@@ -264,10 +264,20 @@ def read_config(folder: Path) -> TrainConfig:
 
 def _checked_format(path: Path) -> dict[str, Any]:
     text = read_json(path)
-    if not isinstance(text, dict) or text.get("format") != FORMAT:
-        found = text.get("format") if isinstance(text, dict) else None
-        raise UserError(f"{path} has format {found!r}; this version of adaptlens reads format {FORMAT}")
-    return text
+    check_format(path, text.get("format") if isinstance(text, dict) else None)
+    return dict(text)
+
+
+def check_format(path: Path, found: Any) -> None:
+    """See that the format `found` in a file of a run is one that this version reads.
+
+    Raises:
+        UserError: if it is not; the sentence says whether a newer version wrote the file.
+    """
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        told = f"this version of adaptlens reads format {FORMAT}{', and a newer one wrote the file' if newer else ''}"
+        raise UserError(f"{path} has format {found!r}; {told}")
 
 
 def is_finished(folder: Path) -> bool:
@@ -308,6 +318,7 @@ def load_run(
         raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
     info = _checked_format(folder / "run.json")
     tensors, metadata = load_tensors(folder / "weights.safetensors", device)
+    check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
         raise UserError(f"{folder / 'weights.safetensors'} is of run {metadata.get('id')}, not of {config.id}")
     try:

@@ -39,6 +39,7 @@ from core.runs import (
     CURVE_COLUMNS,
     FORMAT,
     Run,
+    check_format,
     environment,
     is_finished,
     load_run,
@@ -343,11 +344,12 @@ def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dic
     """The tensors and metadata that `Group.save_state` wrote for the run `config`.
 
     Raises:
-        UserError: if the file is damaged, incomplete, or of another version or run.
+        UserError: if the file is damaged, incomplete, or of another format or run.
     """
     tensors, metadata = load_tensors(path)
-    if (metadata.get("format"), metadata.get("id")) != (FORMAT, config.id):
-        raise UserError(f"{path} is of another version or run; delete it to start again")
+    check_format(path, metadata.get("format"))
+    if metadata.get("id") != config.id:
+        raise UserError(f"{path} is of another run; delete it to start again")
     needed = {"iteration": metadata, "seconds": metadata, "curve": metadata, "optimizer": metadata}
     counts = OPTIMIZER_STATE[config.meta_optimizer][1] if metadata.get("iteration") else ()
     needed |= {name: metadata.get("optimizer", {}) for name in counts}
