@@ -29,7 +29,7 @@ from core.config import TrainConfig
 from core.device import checked_device
 from core.distributed import ALONE, Alone, ProcessLost, join, own_device
 from core.errors import UserError
-from core.evaluation import replica_evaluate
+from core.evaluation import EXPLODED, replica_evaluate
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
@@ -278,11 +278,16 @@ class Group:
         return run
 
     def finish(self) -> None:
-        """Save what is left as finished runs; one whose last step left weights that are not finite has diverged."""
+        """Save what is left as finished runs.
+
+        One whose last step left weights that are not finite, or whose last meta-loss exploded, has diverged.
+        """
         self.check_alike()
         finite = torch.stack(
             [tensor.isfinite().reshape(len(tensor), -1).all(1) for tensor in self._tensors().values()]
         ).all(0)
+        if self.sources and self.sources[0].kind != "regression":
+            finite &= ~(self.loss > EXPLODED).to(finite.device)
         for i, good in enumerate(finite.tolist()):
             self.finished.append(self._finish(i, "ok" if good else f"diverged at iteration {self.iteration}"))
         self.configs = []

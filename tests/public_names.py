@@ -2,8 +2,8 @@
 
 They are those in `__all__` of the four packages, the public methods and fields of the classes among them, what the
 README shows beside them, the options of the command lines, and the columns of tables. A line is a name and, after a
-colon, what a caller gives: in brackets what may be left out, with an "=" what goes by its name alone. A name that is not
-called has no colon.
+colon, what a caller gives: in brackets what may be left out, with an "=" what goes by its name alone. A name that is
+not called has no colon.
 
 `public_names.txt` is the list that is promised; `test_public_names.py` holds the code to it.
 """

@@ -1,6 +1,7 @@
 """What was written before is still read, and what a newer version wrote is refused in a sentence."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -77,7 +78,12 @@ def test_the_committed_results_load():
     results = ROOT / "results"
     for study in SCHEMAS:
         if any((results / study).glob("*.parquet")):
-            assert len(read_study(results, study))
+            table = read_study(results, study)
+            assert len(table)
+            # Each says what data it is of, and which code made it.
+            for origin in table.attrs["provenance"].values():
+                assert re.fullmatch(r"[0-9a-f]{16}", origin["dataset_fingerprint"])
+                assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", origin["code_version"])
     listed = list_runs(results)
     assert len(listed)
     assert [load_run(path).id for path in listed["path"]] == list(listed["id"])
