@@ -586,7 +586,9 @@ def _check_measured(study: str, frame: pd.DataFrame) -> None:
         return
     ok = frame["status"].eq("ok")
     for name in MEASUREMENTS:
-        if name not in SCHEMAS[study] or name not in frame.columns or (name == "accuracy" and frame[name].isna().all()):
+        if name not in frame.columns or SCHEMAS[study].get(name, Column("", "", "")).dtype != "float64":
+            continue
+        if name == "accuracy" and frame[name].isna().all():
             continue
         values = pd.to_numeric(frame.loc[ok, name], errors="coerce")
         if bad := int((~np.isfinite(values.to_numpy(np.float64))).sum()):
