@@ -14,6 +14,7 @@ from core.adaptation import (
     Walk,
     checked_loop,
     differentiable,
+    explained,
     inner_loop,
     one_replica,
     replica_slice,
@@ -140,9 +141,10 @@ def evaluate(
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
     warn_of_shared(episodes)
     episodes = episodes.map(differentiable)
-    values = replica_evaluate(
-        model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
-    )[0]
+    with explained(model, theta, episodes):
+        values = replica_evaluate(
+            model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
+        )[0]
     table = as_table(values)
     lost = diverged_rows(table).groupby(table["task"]).transform("any")
     table["status"] = np.where(lost, "diverged", "ok")

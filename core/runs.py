@@ -209,9 +209,8 @@ class Run:
         if config.dataset == "synthetic":
             found["points"] = POINTS if config.points is None else config.points, num_examples
         if "modules_in_training" in self.info:
-            found["modules_in_training"] = tuple(
-                ", ".join(names) for names in (self.info["modules_in_training"], modules_in_training(self.model))
-            )
+            trained, measured = self.info["modules_in_training"], modules_in_training(self.model)
+            found["modules_in_training"] = ", ".join(trained), ", ".join(measured)
         return {name: (trained, measured) for name, (trained, measured) in found.items() if trained != measured}
 
 

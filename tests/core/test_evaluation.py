@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from core import Episodes, adapt, evaluate, make_model, make_optimizer, make_tasks
+from core import Episodes, adapt, evaluate, make_model, make_optimizer, make_tasks, meta_gradient
 from core.errors import UserError
 from core.losses import task_accuracies, task_losses
 
@@ -132,3 +132,29 @@ def test_outputs_that_do_not_fit_are_explained(outputs, kind, y, message):
     theta = {name: p.detach() for name, p in model.named_parameters()}
     with pytest.raises(UserError, match=message):
         evaluate(model, make_optimizer("sgd"), theta, {}, Episodes(x, y, x + 1, y, kind), steps=1, lr=0.1)
+
+
+@pytest.mark.parametrize("call", [adapt, evaluate, meta_gradient])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x[..., :7], r"LR, with parameters of type float32, does not take support examples of shape \(7,\)"),
+        (lambda x: x.double(), r"does not take support examples of shape \(100,\) and type float64: "),
+        (lambda x: x.byte(), r"does not take support examples of shape \(100,\) and type uint8: "),
+    ],
+)
+def test_examples_that_the_model_does_not_take_are_told(setting, call, change, told):
+    model, rule, theta, xi, part = setting
+    wrong = replace(part, support_x=change(part.support_x), query_x=change(part.query_x) + 1)
+    more = {"first_order": False} if call is meta_gradient else {}
+    with pytest.raises(UserError, match=told):
+        call(model, rule, theta, xi, wrong, steps=1, lr=0.1, **more)
+
+
+def test_a_fault_that_is_not_of_the_examples_passes_as_it_is(setting, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("not yours")
+
+    monkeypatch.setattr("core.evaluation.measure", broken)
+    with pytest.raises(RuntimeError, match="not yours"):
+        evaluate(*setting, steps=1, lr=0.1)
