@@ -1,8 +1,8 @@
 """Same seed, same numbers: bit for bit where the order of arithmetic is the same, and within a bound where it is not.
 
 The bound is of float32 sums taken in another order, which iterations carry on. `DRIFT` is 20 times the largest that was
-measured here: of the runs below, relative to how far training moved the parameters, 5e-6 (CPU with AVX2, one and two
-threads). `python -m tests.test_reproducibility` prints what it is on a machine.
+measured here: of the runs below, relative to how far training moved the parameters, 2.5e-6 (an x86 CPU).
+`python -m tests.test_reproducibility` prints what it is on a machine.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ from core.tasks import ahead
 from core.training import Group, Interrupted
 
 QUIET = {"progress": False, "device": "cpu"}
-DRIFT = 1e-4
+DRIFT = 5e-5
 SYNTHETIC = {
     "dataset": "synthetic", "steps": 2, "adapt_lr": 0.5, "first_order": False, "meta_optimizer": "adam",
     "meta_lr": 0.003, "iterations": 20, "tasks_per_iteration": 4, "points": 20, "eval_every": 10, "eval_tasks": 3,
@@ -49,9 +49,15 @@ def assert_equal(one, other):
 
 
 def drift(one, other, start):
-    """Largest distance of a tensor of two runs, relative to how far training moved it."""
+    """Largest distance of a tensor of two runs, relative to how far training moved it.
+
+    A convolution's bias before batch norm changes nothing, so that its gradient is rounding alone, of which Adam makes
+    steps of full length: it is left out, and what the network does is compared by the curve.
+    """
     a, b, s = parameters(one), parameters(other), parameters(start)
-    return max(((a[n] - b[n]).norm() / (a[n] - s[n]).norm()).item() for n in a if not torch.equal(a[n], s[n]))
+    moved = [name for name in a if not torch.equal(a[name], s[name]) and "conv.bias" not in name]
+    curves = np.abs(one.curve["loss"] / other.curve["loss"] - 1).max()
+    return max(curves, *(((a[name] - b[name]).norm() / (a[name] - s[name]).norm()).item() for name in moved))
 
 
 def trained(name, **options):
