@@ -16,7 +16,7 @@ from analysis.store import SCHEMAS
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
 from core.adaptation import one_replica
-from core.evaluation import as_table, default_chunk, measure
+from core.evaluation import as_table, default_chunk, measure, warn_of_diverged
 from core.forward import batched_forward
 from core.inner_loop import InnerLoop, State, Walk, inner_loop
 from core.models.layers import cut, stages
@@ -58,8 +58,8 @@ def intervene(
         A table with one row per intervention, draw, task, step and split: the columns of the run, `intervention`,
         `draw` (0 where nothing is random), `task_seed`, `task`, `step`, `split`, `loss` and `accuracy`, as in
         `analysis.store.SCHEMAS["layer_roles"]`; and for each probe a column of its name, or several,
-        `<probe> <key>`, if it returns numbers by key. Where a loss is not finite, and everywhere for a run that
-        diverged, the status is "diverged", and loss, accuracy and what was probed are NaN.
+        `<probe> <key>`, if it returns numbers by key. Where a loss is not finite or exploded (see `core.evaluate`), and
+        everywhere for a run that diverged, the status is "diverged", and loss, accuracy and what was probed are NaN.
 
     Raises:
         StudyError: for no intervention, fewer than one draw, more test tasks than there are, or a function that
@@ -102,7 +102,10 @@ def intervene(
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(**run_columns(run), task_seed=seed)
     probed = {str(column) for frames in seen.values() for frame in frames for column in frame} - {"task", "step"}
-    return mark_diverged(table, run, ["intervention", "draw", "task"], also=sorted(probed))
+    table = mark_diverged(table, run, ["intervention", "draw", "task"], also=sorted(probed))
+    statuses = table.groupby(["intervention", "draw", "task"], sort=False)["status"].first()
+    warn_of_diverged(int(statuses.ne("ok").sum()), len(statuses))
+    return table
 
 
 def _plan(chosen: Intervention | Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None) -> Intervention:

@@ -318,7 +318,7 @@ def carry_out(
         The table's path.
 
     Raises:
-        StudyError: for a run that does not suit the study, or what the study refuses.
+        StudyError: for a run that does not suit the study or was trained on other data, or what the study refuses.
         UserError: for a data set whose files are not found.
     """
     if run is None:
@@ -326,6 +326,8 @@ def carry_out(
     chosen = study_named(study)
     if not chosen.suits(run.config):
         raise StudyError(f"run {run.id} does not suit study {study!r}: {chosen.about}")
+    fingerprint = _fingerprint(study, run, seed)
+    _check_data(study, run, fingerprint)
     start = time.perf_counter()
     frame = chosen.measure(run, num_tasks, seed, progress)
     seconds = time.perf_counter() - start
@@ -334,7 +336,7 @@ def carry_out(
         config={} if chosen.of_tasks else asdict(run.config),
         settings=settings_of(study, run, num_tasks=num_tasks, seed=seed),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        dataset_fingerprint=_fingerprint(study, run, seed),
+        dataset_fingerprint=fingerprint,
         wall_seconds=seconds,
         command=command,
     )
@@ -376,6 +378,21 @@ def _fingerprint(study: str, run: Run, seed: int) -> str:
     if not study_named(study).meets_tasks:
         return str(run.info["dataset_fingerprint"])
     return run.tasks(seed=seed).fingerprint()
+
+
+def _check_data(study: str, run: Run, fingerprint: str) -> None:
+    """See that a study meets the data that the run was trained on: with other files, test classes may be known to it.
+
+    Raises:
+        StudyError: if it does not.
+    """
+    trained = run.info.get("dataset_fingerprint")
+    has_other_tasks = study == "ceilings" or (study == "linear_collapse" and run.config.dataset == "synthetic")
+    if trained is not None and fingerprint != trained and not has_other_tasks:
+        raise StudyError(
+            f"run {run.id} was trained on other data than are found here (fingerprint {trained}, not {fingerprint}): "
+            "their test classes may be among those that it was trained on; name the folder of its data by --data-dir"
+        )
 
 
 def _setting_digest(run: Run) -> str:

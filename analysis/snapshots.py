@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.errors import StudyError
+from analysis.errors import StudyError, unknown_name
 from core import Episodes, Run
 from core.forward import map_tasks
 from core.losses import task_losses
@@ -77,7 +77,8 @@ class Snapshot:
         if split not in ("support", "query"):
             raise StudyError(f"a task has a support and a query set, not {split!r}")
         if split not in self._outputs:
-            self._outputs[split] = layer_outputs(self.run, self.theta, getattr(self.episodes, f"{split}_x"))
+            found = layer_outputs(self.run, self.theta, getattr(self.episodes, f"{split}_x"))
+            self._outputs[split] = _ByLayer(found)
         return self._outputs[split]
 
     def of(self, tensors: Mapping[str, Tensor], layer: str) -> Tensor:
@@ -91,6 +92,13 @@ class Snapshot:
     def update_of(self, layer: str) -> Tensor:
         """(T, k): what the last step added to a layer."""
         return self.of(self.update, layer)
+
+
+class _ByLayer(dict[str, Tensor]):
+    """Tensors by layer, that say which layers there are when another is asked for."""
+
+    def __missing__(self, layer: str) -> Tensor:
+        raise unknown_name("layer", layer, self)
 
 
 Probe = Callable[[Snapshot], Tensor | Mapping[str, Tensor] | None]

@@ -381,6 +381,8 @@ INSIDE_QUANTITIES = {
     "accuracy": "comparison: examples classified right, as in post_adaptation",
 }
 
+# Columns that are finite wherever the status is ok.
+MEASUREMENTS = ("loss", "training_loss", "accuracy", "value")
 # What every table must say of where it comes from; `write_table` adds schema_version and study.
 PROVENANCE_KEYS = (
     "config",
@@ -434,8 +436,8 @@ def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, p
         The file's path.
 
     Raises:
-        StudyError: for columns that are missing, extra or of another type, for incomplete provenance, or if the file
-            cannot be written.
+        StudyError: for columns that are missing, extra or of another type, a measurement that is not finite in a row
+            whose status is ok, for incomplete provenance, or if the file cannot be written.
     """
     path = table_path(results, study, id)
     if absent := [key for key in PROVENANCE_KEYS if key not in provenance]:
@@ -446,6 +448,7 @@ def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, p
         )
     except (TypeError, ValueError) as error:
         raise StudyError(f"the provenance of {study}/{id} is not plain JSON: {error}") from error
+    _check_measured(study, frame)
     table = _to_arrow(study, frame).replace_schema_metadata({METADATA_KEY: text.encode()})
     return write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
@@ -573,10 +576,10 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         provenance = None
     if not isinstance(provenance, dict):
         raise StudyError(f"{path} is a parquet file, but no table of adaptlens: it has no provenance")
-    if provenance.get("schema_version") != SCHEMA_VERSION:
+    if (version := provenance.get("schema_version")) != SCHEMA_VERSION:
+        newer = ", and a newer one wrote the file" if isinstance(version, int) and version > SCHEMA_VERSION else ""
         raise StudyError(
-            f"{path} has schema version {provenance.get('schema_version')!r}; this version of adaptlens reads "
-            f"{SCHEMA_VERSION}"
+            f"{path} has schema version {version!r}; this version of adaptlens reads {SCHEMA_VERSION}{newer}"
         )
     if provenance.get("study") not in SCHEMAS:
         raise StudyError(f"{path} is of study {provenance.get('study')!r}, which this version does not know")
@@ -585,6 +588,25 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     if wrong := [name for name in sorted(expected.keys() | columns.keys()) if expected.get(name) != columns.get(name)]:
         raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {', '.join(wrong)}")
     return table.select(list(expected)), provenance
+
+
+def _check_measured(study: str, frame: pd.DataFrame) -> None:
+    """See that rows whose status is ok are measurements: a NaN under "ok" would be averaged away.
+
+    Raises:
+        StudyError: naming the column. Of a regression, where no row has an accuracy, none is asked for.
+    """
+    if "status" not in frame.columns or not frame.columns.is_unique:
+        return
+    ok = frame["status"].eq("ok")
+    for name in MEASUREMENTS:
+        if name not in frame.columns or SCHEMAS[study].get(name, Column("", "", "")).dtype != "float64":
+            continue
+        if name == "accuracy" and frame[name].isna().all():
+            continue
+        values = pd.to_numeric(frame.loc[ok, name], errors="coerce")
+        if bad := int((~np.isfinite(values.to_numpy(np.float64))).sum()):
+            raise StudyError(f"{bad} rows of {study!r} have status ok, but a {name} that is not finite")
 
 
 def _to_arrow(study: str, frame: pd.DataFrame) -> pa.Table:

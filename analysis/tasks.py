@@ -9,6 +9,7 @@ from torch import Tensor
 
 from analysis.errors import StudyError
 from core import Run
+from core.evaluation import diverged_rows
 from core.tasks.base import Episodes, TaskSource, concatenate
 
 
@@ -72,7 +73,8 @@ def setting_columns(run: Run, rows: int) -> dict[str, Any]:
 def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str], also: Sequence[str] = ()) -> pd.DataFrame:
     """Set loss and accuracy of diverged tasks to NaN and their status to "diverged"; all tasks of a diverged run.
 
-    A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it.
+    A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it. What is
+    none, `core.evaluation.diverged_rows` says.
 
     Args:
         table: with columns loss, accuracy and status; changed in place.
@@ -81,8 +83,7 @@ def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str], also: Sequ
         also: further columns that are no measurement of a task that diverged.
     """
     keys = [table[name] for name in task]
-    finite = pd.Series(np.isfinite(table["loss"]), index=table.index).groupby(keys).transform("all")
-    lost = ~finite | (run.status != "ok")
+    lost = diverged_rows(table).groupby(keys).transform("any") | (run.status != "ok")
     table.loc[lost, ["loss", "accuracy", *also]] = np.nan
     if run.status == "ok":
         table.loc[lost, "status"] = "diverged"

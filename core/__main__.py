@@ -132,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--data-dir", required=True, help="folder that the files go into")
     listing = commands.add_parser("list", help="list the runs")
     show = commands.add_parser("show", help="show one run: settings, status, curve")
-    show.add_argument("run", type=Path, help="run folder")
-    for command in (train, of_paper, cost, listing):
+    show.add_argument("run", type=Path, help="run folder, or the id of a run in --results")
+    for command in (train, of_paper, cost, listing, show):
         command.add_argument("--results", type=Path, default=Path("results"), help="where runs are (default results)")
     return parser
 
@@ -282,7 +282,8 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    run = load_run(options.run)
+    inside = options.results / "runs" / options.run
+    run = load_run(inside if not options.run.exists() and inside.exists() else options.run)
     print(json.dumps({"id": run.id, "status": run.status, **run.info, "config": asdict(run.config)}, indent=2))
     print(run.curve.to_string(index=False))
     return 0

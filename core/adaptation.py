@@ -1,6 +1,7 @@
 """The meta-gradient through the inner loop, and adaptation by itself."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from core.backpropagation import gradient_of_chunk
 from core.errors import UserError, unknown_name
+from core.forward import call_with
 from core.inner_loop import Bound, InnerLoop, LrScope, Tensors, inner_loop
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer, check_tensors
@@ -168,10 +170,11 @@ def meta_gradient(
     """
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, first_order, lr_scope, adapted)
     episodes = episodes.map(differentiable)
-    loss, g_theta, g_xi = replica_meta_gradient(
-        model, rule, one_replica(theta), one_replica(xi), episodes, replace(loop, dtype=dtype),
-        tasks_per_chunk=tasks_per_chunk, rematerialise=rematerialise,
-    )  # fmt: skip
+    with explained(model, theta, episodes):
+        loss, g_theta, g_xi = replica_meta_gradient(
+            model, rule, one_replica(theta), one_replica(xi), episodes, replace(loop, dtype=dtype),
+            tasks_per_chunk=tasks_per_chunk, rematerialise=rematerialise,
+        )  # fmt: skip
     return loss[0], ({n: g[0] for n, g in g_theta.items()}, {n: g[0] for n, g in g_xi.items()})
 
 
@@ -228,14 +231,41 @@ def adapt(
         x, y = differentiable(part.support_x), differentiable(part.support_y)
         losses = []
         walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, kind, loop, create_graph=False)
-        for state, forward, outputs in walk:
-            with torch.no_grad():
-                losses.append(task_losses(forward(x) if state.step == steps else outputs, y, kind))
+        with explained(model, theta, part):
+            for state, forward, outputs in walk:
+                with torch.no_grad():
+                    losses.append(task_losses(forward(x) if state.step == steps else outputs, y, kind))
         chunk_params.append({name: parameter.materialise().detach() for name, parameter in state.theta.items()})
         chunk_losses.append(torch.stack(losses, dim=1))
         chunk_xi.append(state.xi)
     params = {name: _joined([chunk[name] for chunk in chunk_params]) for name in theta}
     return Adapted(params, _joined(chunk_losses), chunk_xi)
+
+
+@contextmanager
+def explained(model: nn.Module, theta: Tensors, episodes: Episodes) -> Iterator[None]:
+    """Tell in a sentence that a model does not take the examples; other errors pass as they are.
+
+    Raises:
+        UserError: if something failed, and the model fails on the first task's examples alone.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        for part, x in (("support", episodes.support_x[0]), ("query", episodes.query_x[0])):
+            try:
+                with torch.no_grad():
+                    call_with(model, theta, x)
+            except Exception as refusal:
+                reason = (str(refusal).strip() or type(refusal).__name__).splitlines()[0]
+                kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in theta.values()}))
+                raise UserError(
+                    f"{type(model).__name__}, with parameters of type {kinds}, does not take {part} examples of shape "
+                    f"{tuple(x.shape[1:])} and type {str(x.dtype).removeprefix('torch.')}: {reason}"
+                ) from error
+        raise
 
 
 def _joined(chunks: Sequence[Tensor]) -> Tensor:

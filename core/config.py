@@ -7,8 +7,8 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cache
-from typing import Any, Literal
+from functools import cache, wraps
+from typing import Any, Literal, TypeVar
 
 from core.errors import UserError, unknown_name
 from core.inner_loop import InnerLoop
@@ -16,7 +16,7 @@ from core.methods import METHODS, adapted_layers
 from core.models import MODELS
 from core.models.conv import MAX_DEPTH, Downsample, NormMode
 from core.models.layers import select
-from core.optimizers import MetaOptimizer, make_optimizer
+from core.optimizers import MetaOptimizer, make_optimizer, required_options
 from core.tasks import DATASETS
 
 _TASK_FIELDS = (
@@ -37,6 +37,29 @@ def is_own(name: str) -> bool:
     return _OWN_NAME.fullmatch(name) is not None
 
 
+Config = TypeVar("Config", bound=type)
+
+
+def _told_in_a_sentence(cls: Config) -> Config:
+    """The class itself, whose missing and unknown settings are no bare TypeError."""
+    init: Any = vars(cls)["__init__"]
+
+    @wraps(init)
+    def checked(self: Any, **settings: Any) -> None:
+        known = {f.name: f for f in fields(cls)}
+        for name in settings:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        needed = [name for name, f in known.items() if f.default is MISSING]
+        if missing := [name for name in needed if name not in settings]:
+            raise UserError(f"the configuration lacks {', '.join(missing)}; it needs {', '.join(needed)}")
+        init(self, **settings)
+
+    cls.__init__ = checked  # type: ignore[misc]  # a dataclass has made it
+    return cls
+
+
+@_told_in_a_sentence
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides a meta-trained model and its curve, and nothing else (no paths, no devices).
@@ -75,7 +98,8 @@ class TrainConfig:
             `meta_train` fills it in.
 
     Raises:
-        UserError: for an unknown name, a value of another type, or one out of range.
+        UserError: for a setting that is missing or unknown, an unknown name, a value of another type, or one out of
+            range.
     """
 
     dataset: str
@@ -175,6 +199,10 @@ class TrainConfig:
             UserError: for an option that it does not have, or a missing one.
         """
         own = {option: getattr(self, name) for name, option in _RULE_FIELDS.items() if getattr(self, name) is not None}
+        named = {option: name for name, option in _RULE_FIELDS.items()}
+        needed = required_options(METHODS[self.method].rule) - own.keys() - METHODS[self.method].options.keys()
+        if needed:
+            raise UserError(f"method {self.method!r} needs {', '.join(sorted(named[option] for option in needed))}")
         return make_optimizer(METHODS[self.method].rule, **METHODS[self.method].options, **own)
 
     def adapted_of(self, names: Sequence[str]) -> tuple[str, ...] | None:
@@ -212,13 +240,6 @@ class TrainConfig:
         Raises:
             UserError: for a field that does not exist, is missing, or has a value that cannot be.
         """
-        known = {f.name: f for f in fields(cls)}
-        for name in values:
-            if name not in known:
-                raise unknown_name("setting", name, known)
-        missing = [n for n, f in known.items() if f.default is MISSING and n not in values]
-        if missing:
-            raise UserError(f"the configuration lacks {', '.join(missing)}")
         return cls(**values)
 
 

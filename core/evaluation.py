@@ -1,19 +1,25 @@
 """Loss and accuracy of each task after each adaptation step."""
 
+import warnings
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import checked_loop, differentiable, one_replica, replica_slice
+from core.adaptation import checked_loop, differentiable, explained, one_replica, replica_slice
 from core.errors import UserError
 from core.inner_loop import InnerLoop, LrScope, Walk, inner_loop
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
 from core.tasks.base import Episodes
+from core.tasks.overlap import warn_of_shared
 
 Tensors = Mapping[str, Tensor]
+# Nats: logits as large as a cross-entropy above this calls for are whole numbers in float32, and so say nothing of
+# probabilities; which is the largest is then an accident, and looks like chance.
+EXPLODED = 2.0**24
 CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a cache holds
 COPIED_NUMBERS = 2**26  # numbers in the copies of a network for the tasks that go through at once: 256 MiB
 CONVOLUTION_GROWTH = (
@@ -113,8 +119,10 @@ def evaluate(
         A table with one row per task, step and set, sorted so:
         `task` (int64) position on the task axis; `step` (int64) number of steps taken, 0 is before adaptation;
         `split` (str) "support" or "query"; `loss` (float64) mean over the set's examples, nats for classification;
-        `accuracy` (float64) fraction of the set's examples, NaN for regression and where an output is not finite.
-        A loss that is not finite means that the task diverged: such a row is not an accuracy at chance.
+        `accuracy` (float64) fraction of the set's examples, NaN for regression and for a task that diverged;
+        `status` (str) "ok", or "diverged" for all rows of a task of which a loss is not finite or, for classes, above
+        `EXPLODED`: its accuracies would look like chance. pandas leaves NaN out of a mean, so that a warning says how
+        many tasks are meant, unless it is all of them. Query examples in the support set are warned of, too.
 
     Raises:
         UserError: as `meta_gradient`.
@@ -122,11 +130,40 @@ def evaluate(
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
+    warn_of_shared(episodes)
     episodes = episodes.map(differentiable)
-    values = replica_evaluate(
-        model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
-    )[0]
-    return as_table(values)
+    with explained(model, theta, episodes):
+        values = replica_evaluate(
+            model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
+        )[0]
+    table = as_table(values)
+    lost = diverged_rows(table).groupby(table["task"]).transform("any")
+    table["status"] = np.where(lost, "diverged", "ok")
+    table.loc[lost, "accuracy"] = np.nan
+    warn_of_diverged(int(lost.groupby(table["task"]).first().sum()), episodes.num_tasks)
+    return table
+
+
+def diverged_rows(table: pd.DataFrame) -> "pd.Series[bool]":
+    """The rows with a loss that is no measurement: not finite, or of classes and above `EXPLODED`.
+
+    Args:
+        table: with columns loss and accuracy; where no row has an accuracy, it is of a regression.
+    """
+    lost = ~np.isfinite(table["loss"])
+    if not table["accuracy"].isna().all():
+        lost |= (table["loss"] > EXPLODED) | table["accuracy"].isna()
+    return lost
+
+
+def warn_of_diverged(count: int, total: int) -> None:
+    """Say that a mean would leave tasks out, if some diverged but not all."""
+    if 0 < count < total:
+        warnings.warn(
+            f"{count} of {total} tasks diverged: their accuracy is NaN, which a mean of pandas leaves out; see the "
+            "column status",
+            stacklevel=3,
+        )
 
 
 def as_table(values: Tensor) -> pd.DataFrame:

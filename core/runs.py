@@ -9,7 +9,7 @@ run.json              written last: the run is finished, and how
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -34,6 +34,7 @@ from core.optimizers import MetaOptimizer
 from core.optimizers.base import check_tensors
 from core.tasks import TaskSource, as_tasks, make_tasks
 from core.tasks.base import Episodes, TaskShape
+from core.tasks.synthetic import POINTS
 
 FORMAT = 1
 CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
@@ -163,6 +164,11 @@ class Run:
     def evaluate(self, episodes: Episodes, **changes: Any) -> pd.DataFrame:
         """`core.evaluate` on this run, adapted as in training but for `changes` (steps, lr, lr_scope, adapted).
 
+        Returns:
+            As `core.evaluate`. What is measured otherwise than it was trained (steps, adapt_lr, lr_scope, adapted;
+            ways, shots or points of the episodes; modes of a module of one's own) is named by two more columns each,
+            such as `trained_steps` and `measured_steps`; `.attrs["differs"]` has {name: (trained, measured)}.
+
         Raises:
             UserError: as `evaluate`.
         """
@@ -174,7 +180,38 @@ class Run:
             "adapted": self.adapted,
         }
         options |= changes
-        return evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
+        table = evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
+        differs = self._differs(episodes, options)
+        for name, (trained, measured) in differs.items():
+            table[f"trained_{name}"], table[f"measured_{name}"] = trained, measured
+        table.attrs["differs"] = differs
+        return table
+
+    def _differs(self, episodes: Episodes, options: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """What was trained and what is measured, where the two differ; a number, or words, each."""
+        config = self.config
+        every = list(self.theta)
+
+        def words(adapted: Sequence[str] | None) -> str:
+            return ", ".join(name for name in every if adapted is None or name in adapted)
+
+        found: dict[str, tuple[Any, Any]] = {
+            "steps": (config.steps, options["steps"]),
+            "adapt_lr": (config.adapt_lr, options["lr"]),
+            "lr_scope": (config.lr_scope, options["lr_scope"]),
+            "adapted": (words(self.adapted), words(options["adapted"])),
+        }
+        num_examples, ways = episodes.support_x.shape[1], episodes.num_classes()
+        if config.ways is not None:
+            found["ways"] = config.ways, ways
+        if config.shots is not None:
+            found["shots"] = config.shots, num_examples / max(ways, 1)
+        if config.dataset == "synthetic":
+            found["points"] = POINTS if config.points is None else config.points, num_examples
+        if "modules_in_training" in self.info:
+            trained, measured = self.info["modules_in_training"], modules_in_training(self.model)
+            found["modules_in_training"] = ", ".join(trained), ", ".join(measured)
+        return {name: (trained, measured) for name, (trained, measured) in found.items() if trained != measured}
 
 
 def modules_in_training(module: nn.Module) -> list[str]:
@@ -264,10 +301,20 @@ def read_config(folder: Path) -> TrainConfig:
 
 def _checked_format(path: Path) -> dict[str, Any]:
     text = read_json(path)
-    if not isinstance(text, dict) or text.get("format") != FORMAT:
-        found = text.get("format") if isinstance(text, dict) else None
-        raise UserError(f"{path} has format {found!r}; this version of adaptlens reads format {FORMAT}")
-    return text
+    check_format(path, text.get("format") if isinstance(text, dict) else None)
+    return dict(text)
+
+
+def check_format(path: Path, found: Any) -> None:
+    """See that the format `found` in a file of a run is one that this version reads.
+
+    Raises:
+        UserError: if it is not; the sentence says whether a newer version wrote the file.
+    """
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        told = f"this version of adaptlens reads format {FORMAT}{', and a newer one wrote the file' if newer else ''}"
+        raise UserError(f"{path} has format {found!r}; {told}")
 
 
 def is_finished(folder: Path) -> bool:
@@ -308,6 +355,7 @@ def load_run(
         raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
     info = _checked_format(folder / "run.json")
     tensors, metadata = load_tensors(folder / "weights.safetensors", device)
+    check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
         raise UserError(f"{folder / 'weights.safetensors'} is of run {metadata.get('id')}, not of {config.id}")
     try:

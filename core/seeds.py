@@ -10,7 +10,12 @@ def derive_seed(seed: int, *axes: object) -> int:
 
     Streams with different names are independent, and a name always gives the same stream. A task batch is
     addressed by its iteration, so there is no generator state to save: the iteration is the state.
+
+    Raises:
+        ValueError: for a word with a slash in it, which could be the name of another stream.
     """
+    if slashed := [part for part in axes if "/" in str(part)]:
+        raise ValueError(f"the words of a stream's name hold no slash, got {slashed[0]!r}")
     text = "/".join(str(part) for part in (seed, *axes))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 

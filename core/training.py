@@ -29,7 +29,7 @@ from core.config import TrainConfig
 from core.device import checked_device
 from core.distributed import ALONE, Alone, ProcessLost, join, own_device
 from core.errors import UserError
-from core.evaluation import replica_evaluate
+from core.evaluation import EXPLODED, replica_evaluate
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
@@ -40,6 +40,7 @@ from core.runs import (
     CURVE_COLUMNS,
     FORMAT,
     Run,
+    check_format,
     environment,
     is_finished,
     load_run,
@@ -315,11 +316,16 @@ class Group:
         return run
 
     def finish(self) -> None:
-        """Save what is left as finished runs; one whose last step left weights that are not finite has diverged."""
+        """Save what is left as finished runs.
+
+        One whose last step left weights that are not finite, or whose last meta-loss exploded, has diverged.
+        """
         self.check_alike()
         finite = torch.stack(
             [tensor.isfinite().reshape(len(tensor), -1).all(1) for tensor in self._tensors().values()]
         ).all(0)
+        if self.sources and self.sources[0].kind != "regression":
+            finite &= ~(self.loss > EXPLODED).to(finite.device)
         for i, good in enumerate(finite.tolist()):
             self.finished.append(self._finish(i, "ok" if good else f"diverged at iteration {self.iteration}"))
         self.configs = []
@@ -384,11 +390,12 @@ def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dic
     """The tensors and metadata that `Group.save_state` wrote for the run `config`.
 
     Raises:
-        UserError: if the file is damaged, incomplete, or of another version or run.
+        UserError: if the file is damaged, incomplete, or of another format or run.
     """
     tensors, metadata = load_tensors(path)
-    if (metadata.get("format"), metadata.get("id")) != (FORMAT, config.id):
-        raise UserError(f"{path} is of another version or run; delete it to start again")
+    check_format(path, metadata.get("format"))
+    if metadata.get("id") != config.id:
+        raise UserError(f"{path} is of another run; delete it to start again")
     needed = {"iteration": metadata, "seconds": metadata, "curve": metadata, "optimizer": metadata}
     counts = OPTIMIZER_STATE[config.meta_optimizer][1] if metadata.get("iteration") else ()
     needed |= {name: metadata.get("optimizer", {}) for name in counts}

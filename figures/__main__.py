@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name} is missing: {error}", file=sys.stderr)
         except StudyError as error:
             failed = True
-            print(f"{name} cannot be drawn: {error}", file=sys.stderr)
+            print(f"error: {name} cannot be drawn: {error}", file=sys.stderr)
     return 2 if failed or not num_written else 0
 
 
@@ -139,7 +139,7 @@ def _write(path: Path, content: Figure | str) -> Path:
 
 
 def _refuse(error: Exception) -> int:
-    print(error, file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr)
     return 2
 
 

@@ -6,6 +6,7 @@ tasks, within these runs. A run with a diverged loss is counted and named, and n
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ _TASK_SETTINGS = (
     "same_points",
     "steps",
     "adapted",
+    "dataset_fingerprint",
 )
 # And of the convolutional networks of one panel, which are compared with one another: a longer training, or another
 # network of as many layers, would pass for the merit of a method.
@@ -95,7 +97,10 @@ class Where:
 
 @dataclass(frozen=True)
 class Runs:
-    """The rows of a study, and the configuration of each run in them; each run has a table of its own."""
+    """The rows of a study, and the configuration of each run in them; each run has a table of its own.
+
+    A configuration has two entries more, of the table: `dataset_fingerprint` and `code_version`.
+    """
 
     frame: pd.DataFrame
     configs: Mapping[str, Mapping[str, Any]]
@@ -212,7 +217,8 @@ def read_runs(
         if not config:
             raise FigureError(f"table {study}/{run} does not say how the run was configured, so it cannot be labelled")
         stated = {key: value for key, value in config.items() if value is not None}
-        configs[run] = {**config, **CNN_DEFAULTS, **stated} if config["model"] == "cnn" else config
+        whole = {**config, **CNN_DEFAULTS, **stated} if config["model"] == "cnn" else config
+        configs[run] = {**whole, **{key: provenance[run][key] for key in ("dataset_fingerprint", "code_version")}}
     frame.attrs.clear()  # pandas copies them, deeply, with every selection
     return choose(Runs(frame, configs, study), where)
 
@@ -491,7 +497,24 @@ def describe_runs(
     seeds = {name: len(group) for name, group in configs.items()}
     parts.append(f"{_by_method(seeds)} seed{'s' if set(seeds.values()) != {1} else ''}")
     parts.append(tasks + (f" (paper: {length.test_tasks})" if length.test_tasks not in (None, num_tasks) else ""))
-    return f"{dataset_name(dataset)}: {'; '.join(parts)}."
+    told = describe_versions(config for group in configs.values() for config in group)
+    return " ".join([f"{dataset_name(dataset)}: {'; '.join(parts)}.", *told])
+
+
+def describe_versions(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The caption's sentence on tables that several versions of the code made; none if one made all."""
+    counts = Counter(str(config["code_version"]) for config in configs if config.get("code_version"))
+    if len(counts) < 2:
+        return []
+    named = [f"{version[:9]}{version[40:]} ({count})" for version, count in sorted(counts.items())]
+    return [f"Tables of {len(counts)} versions of the code: {', '.join(named)}."]
+
+
+def describe_missing(dataset: str, wanted: Iterable[tuple[str, str]], found: Iterable[tuple[str, str]]) -> list[str]:
+    """The caption's sentence on models and methods that were not measured on a data set; none if all were."""
+    there = set(found)
+    absent = [name_of(model, method, None) for model, method in wanted if (model, method) not in there]
+    return [f"Not measured on {dataset_name(dataset)}: {', '.join(absent)}."] if absent else []
 
 
 def in_words(numbers: Iterable[int]) -> str:
@@ -592,9 +615,22 @@ def alike(runs: Runs) -> Runs:
 
 
 def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
-    """Refuse runs that differ in one of `keys`, by default in anything but their seed."""
+    """Refuse runs that differ in one of `keys`; by default in anything but their seed, in which they have to.
+
+    Versions of the code may differ, and are named by `describe_versions`.
+    """
     configs = group.configs
-    for key in sorted({key for config in configs.values() for key in config} - {"seed"}) if keys is None else keys:
+    if keys is None:
+        seeds: dict[int, str] = {}
+        for run, config in configs.items():
+            if (other := seeds.setdefault(config["seed"], run)) != run:
+                others = {key for key in config if setting(config, key) != setting(configs[other], key)}
+                if not others - {"code_version"}:
+                    raise FigureError(
+                        f"{other} and {run} are one run, with seed {config['seed']}, and would count twice"
+                    )
+    every = sorted({key for config in configs.values() for key in config} - {"seed"}) if keys is None else keys
+    for key in [key for key in every if key != "code_version"]:
         values: dict[str, list[str]] = {}
         for run, config in configs.items():
             values.setdefault(_shown(setting(config, key)), []).append(run)

@@ -105,6 +105,11 @@ def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
     return (
         marks,
         *(data.describe(p.dataset, p.bars, p.points_seen) for p in panels),
+        *(
+            told
+            for p in panels
+            for told in data.describe_missing(p.dataset, MODELS, [(e.model, e.method) for e in p.bars])
+        ),
         *data.describe_lost(lost),
     )
 

@@ -130,7 +130,11 @@ def _trace(dataset: str, studies: dict[str, Runs]) -> Trace:
         alone=tuple(mark for mark in roles if mark.name.startswith("adapt only ")),
         noise=tuple(sorted(noise, key=lambda mark: mark.std)),
         noisy_layer=layers[0] if layers else "",
-        caption=(*caption, *data.describe_lost(lost)),
+        caption=(
+            *caption,
+            *data.describe_versions(each for one in studies.values() for each in one.configs.values()),
+            *data.describe_lost(lost),
+        ),
     )
 
 

@@ -103,6 +103,11 @@ def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
     return (
         f"Line: mean over seeds; band: {curves.describe_band(lines)}; diamond: what the paper states.",
         *(p.about for p in panels),
+        *(
+            told
+            for p in panels
+            for told in data.describe_missing(p.dataset, data.LINEAR, [(one.model, one.method) for one in p.lines])
+        ),
         *data.describe_lost(run for one in lines for run in one.lost),
     )
 

@@ -169,7 +169,11 @@ def _trace(runs: Runs) -> Trace:
         distances=distances,
         aligned=aligned,
         compared=compared,
-        caption=(*_caption(runs, strips, aligned, compared, drawn), *data.describe_lost([*lost, *lost_in_one])),
+        caption=(
+            *_caption(runs, strips, aligned, compared, drawn),
+            *data.describe_versions(runs.configs.values()),
+            *data.describe_lost([*lost, *lost_in_one]),
+        ),
         tables=runs.tables,
     )
 

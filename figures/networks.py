@@ -67,7 +67,12 @@ def tables(
         parts = [config["dataset"], f"{config['model']}{config.get('depth') or ''}", config["method"]]
         name = "_".join(part.removeprefix("own:") for part in parts)
         groups.setdefault(f"{name}_{run.rpartition('-')[2]}" if config.get("own") else name, []).append(run)
-    return {name: data.alike(runs.where(members)).frame for name, members in sorted(groups.items())}
+    found = {}
+    for name, members in sorted(groups.items()):
+        group = data.alike(runs.where(members))
+        found[name] = group.frame
+        found[name].attrs["versions"] = data.describe_versions(group.configs.values())
+    return found
 
 
 class Traces(Protocol[Trace]):
@@ -166,6 +171,7 @@ def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:
     caption = [
         f"{dataset}: {'; '.join(about)}.",
         *data.describe_norm({"norm_mode": row["norm_mode"]}),
+        *table.attrs.get("versions", []),
     ]
     return Subject(
         ", ".join(part for part in (f"{network} on {dataset}", ways) if part), chance, (" ".join(caption), *lost)

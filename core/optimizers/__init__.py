@@ -28,7 +28,13 @@ def make_optimizer(name: str, **options: object) -> MetaOptimizer:
     if refused := sorted(options.keys() - accepted.keys()):
         known = ", ".join(accepted) or "none"
         raise UserError(f"meta-optimizer {name!r} has no option {', '.join(refused)}; it has: {known}")
-    missing = [key for key, p in accepted.items() if p.default is p.empty and key not in options]
-    if missing:
+    if missing := sorted(required_options(name) - options.keys()):
         raise UserError(f"meta-optimizer {name!r} needs {', '.join(missing)}")
     return rule(**options)
+
+
+def required_options(name: str) -> set[str]:
+    """The options without which the meta-optimizer called `name` cannot be made."""
+    rule = OPTIMIZERS[name]
+    accepted = inspect.signature(rule).parameters if rule.__init__ is not object.__init__ else {}
+    return {key for key, parameter in accepted.items() if parameter.default is parameter.empty}

@@ -22,6 +22,8 @@ class Episodes:
     Shapes: `support_x` is (T, n, *example) and `query_x` (T, q, *example). `support_y` and `query_y` are
     (T, n) and (T, q): class indices (int64) for "classification", 0 or 1 (float) for "binary"; for "regression"
     they are floats (T, n, outputs) and (T, q, outputs).
+
+    `same_points` says that query examples may be in the support set, which `core.evaluate` warns of otherwise.
     """
 
     support_x: Tensor
@@ -29,10 +31,17 @@ class Episodes:
     query_x: Tensor
     query_y: Tensor
     kind: Kind = "classification"
+    same_points: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("binary", "classification", "regression"):
             raise unknown_name("kind of task", self.kind, ("binary", "classification", "regression"))
+        for name in ("support_x", "support_y", "query_x", "query_y"):
+            if not isinstance(value := getattr(self, name), Tensor):
+                raise UserError(
+                    f"{name} must be a tensor, not {type(value).__name__}; torch.as_tensor(...) makes one of an array, "
+                    "then .float() for examples, .long() for classes"
+                )
         for part in ("support", "query"):
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
             if x.ndim < 3 or x.shape[:2] != y.shape[:2]:
@@ -88,8 +97,9 @@ class Episodes:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Episodes":
         """Episodes whose four tensors went through `change`."""
         return Episodes(
-            change(self.support_x), change(self.support_y), change(self.query_x), change(self.query_y), self.kind
-        )
+            change(self.support_x), change(self.support_y), change(self.query_x), change(self.query_y), self.kind,
+            self.same_points,
+        )  # fmt: skip
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Episodes":
         """The same episodes on `device`, floating-point tensors as `dtype`; class indices keep their type."""
@@ -114,7 +124,7 @@ def concatenate(episodes: Sequence[Episodes]) -> Episodes:
     support = joined("support_x"), joined("support_y")
     same = all(e.query_x is e.support_x and e.query_y is e.support_y for e in episodes)
     query = support if same else (joined("query_x"), joined("query_y"))
-    return Episodes(*support, *query, episodes[0].kind)
+    return Episodes(*support, *query, episodes[0].kind, all(e.same_points for e in episodes))
 
 
 @dataclass(frozen=True)

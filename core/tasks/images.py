@@ -70,8 +70,8 @@ class ImageTasks(TaskSource):
         query_shots: query examples a class.
 
     Raises:
-        UserError: where the images have fewer classes or samples than a task needs, splits share a class, or a
-            setting is out of range.
+        UserError: where the images have fewer classes or samples than a task needs, splits share a class by name or by
+            its images, or a setting is out of range.
     """
 
     kind = "classification"
@@ -113,6 +113,7 @@ class ImageTasks(TaskSource):
         self._normalisation = self._check_normalisation(mean, std)
         names = class_names or {split: [f"{split}/{i}" for i in range(len(images[split]))] for split in SPLITS}
         _check_names(images, names)
+        _check_classes(images, names)
         self._num_unrotated = {split: len(images[split]) for split in SPLITS}
         self.class_names = {split: list(names[split]) for split in SPLITS}
         self._images: dict[str, Tensor] = {}
@@ -279,3 +280,23 @@ def _check_names(images: Mapping[str, Tensor], names: Mapping[str, Sequence[str]
                 where = f"twice in {split}" if home[each] == split else f"in both {home[each]} and {split}"
                 raise UserError(f"class {each!r} is {where}: each class belongs to one split, once")
             home[each] = split
+
+
+def _check_classes(images: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> None:
+    """See that no class of a split is one of another under another name: the same images, in any order.
+
+    Raises:
+        UserError: naming the two.
+    """
+    home: dict[bytes, tuple[str, str]] = {}
+    for split in SPLITS:
+        for name, samples in zip(names[split], images[split], strict=True):
+            each = sorted(
+                hashlib.blake2b(image.cpu().contiguous().numpy().data, digest_size=8).digest() for image in samples
+            )
+            other_split, other = home.setdefault(b"".join(each), (split, name))
+            if other_split != split:
+                raise UserError(
+                    f"class {name!r} of {split} has the images of {other!r} of {other_split}: each class belongs to "
+                    "one split"
+                )

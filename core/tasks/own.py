@@ -8,6 +8,7 @@ import torch
 from core.errors import UserError, unknown_name
 from core.seeds import generator
 from core.tasks.base import SPLITS, Episodes, TaskSource
+from core.tasks.overlap import warn_of_known, warn_of_shared
 
 MakeEpisodes = Callable[[str, int, torch.Generator], Episodes]
 
@@ -34,7 +35,8 @@ class TensorTasks(OwnTasks):
     """Episodes that are at hand, a pool of tasks for each split.
 
     A training batch is drawn from its pool without repetition within the batch; batch `i` of `n` tasks of another
-    split is the `i`-th run of `n` tasks of the pool, which is read in a circle.
+    split is the `i`-th run of `n` tasks of the pool, which is read in a circle. Query examples that are in their
+    support set, and examples of classes that are in training tasks, too, are warned of.
 
     Args:
         episodes: by split: "train", "validation", "test". Episodes alone are test tasks: to look at a network, no
@@ -64,6 +66,10 @@ class TensorTasks(OwnTasks):
                 )
         if like.kind == "classification":
             self.ways = self.num_outputs = max(pool.num_classes() for pool in pools.values())
+        for split, pool in pools.items():
+            warn_of_shared(pool)
+            if split != "train" and "train" in pools:
+                warn_of_known(split, pool, pools["train"])
         self._pools = {split: pool.to(self.device) for split, pool in pools.items()}
         self.pool_sizes = {split: pool.num_tasks for split, pool in pools.items()}
         self.splits = tuple(split for split in SPLITS if split in pools)
@@ -113,7 +119,9 @@ class FunctionTasks(OwnTasks):
         self._make = make
         self.device = torch.device(device)
         self.seed = seed
-        super().__init__(self.draw("test", 1, 0), seed, device)
+        first = self.draw("test", 1, 0)
+        warn_of_shared(first)
+        super().__init__(first, seed, device)
         if self.fingerprint() != self.fingerprint():
             raise UserError("the function makes other episodes each time: take all its randomness from the generator")
 

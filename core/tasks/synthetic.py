@@ -68,7 +68,7 @@ class SyntheticTasks(TaskSource):
 
         support = labelled_points()
         query = support if self.same_points else labelled_points()
-        return Episodes(*support, *query, kind=self.kind)
+        return Episodes(*support, *query, kind=self.kind, same_points=self.same_points)
 
     def fingerprint(self) -> str:
         """Digest of the settings; the points themselves are generated."""

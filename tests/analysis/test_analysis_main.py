@@ -36,6 +36,7 @@ def test_all_studies_of_all_runs_and_then_nothing_to_do(saved, capsys):
     assert all((saved / name).stat().st_mtime_ns > before[name] for name in made)
 
 
+@pytest.mark.filterwarnings("ignore:. of .* tasks diverged")
 def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(saved_cnn, capsys):
     path = list_runs(saved_cnn).query("model == 'cnn'")["path"].item()  # two layers, trained with KFC
     of_figures = {"training_curves", "depth_sweep", "optimizer_comparison", "upper_bound"}

@@ -239,3 +239,10 @@ def test_a_head_of_zeros_favours_no_class_and_learns_the_same_in_any_order(run):
     assert table[table["step"] == 0]["loss"].to_numpy() == pytest.approx(math.log(3), rel=1e-5)
     spread = table[table["split"] == "query"].groupby(["task", "step"])["loss"].std()
     assert spread.max() < 1e-5
+
+
+def test_a_misspelt_layer_is_told_those_that_there_are(run):
+    with pytest.raises(StudyError, match="unknown layer 'FCC'; known: "):
+        intervene(
+            run, {"none": None}, probes={"p": lambda s: s.outputs("query")["FCC"].flatten(1).mean(1)}, num_tasks=1
+        )

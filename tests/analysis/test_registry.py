@@ -36,6 +36,7 @@ def test_every_study_has_a_schema_and_a_line():
         study_named("post")
 
 
+@pytest.mark.filterwarnings("ignore:. of .* tasks diverged")
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_of_every_run_that_suits_it_can_be_stored(saved_cnn, name):
     saved = saved_cnn
@@ -53,6 +54,19 @@ def test_every_study_of_every_run_that_suits_it_can_be_stored(saved_cnn, name):
         assert origin["config"].get("method", run.config.method) == run.config.method
         assert ("num_tasks" in origin["settings"]) == STUDIES[name].meets_tasks
         assert up_to_date(saved, name, run, num_tasks=2, seed=1)
+
+
+@pytest.mark.parametrize("study", ["post_adaptation", "depth_sweep", "upper_bound"])
+def test_a_run_is_not_measured_on_other_data_than_it_was_trained_on(saved_cnn, study):
+    run = next(run for run in runs_in(saved_cnn).values() if STUDIES[study].suits(run.config))
+    carry_out(saved_cnn, study, run, num_tasks=1)
+    run.info["dataset_fingerprint"] = "0123456789abcdef"
+    with pytest.raises(
+        StudyError, match=r"was trained on other data than are found here \(fingerprint 0123456789abcdef"
+    ):
+        carry_out(saved_cnn, study, run, num_tasks=1)
+    del run.info["dataset_fingerprint"]  # as runs of the first versions are
+    carry_out(saved_cnn, study, run, num_tasks=1)
 
 
 def test_ceilings_are_of_the_tasks_and_not_of_the_run(saved):

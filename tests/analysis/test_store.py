@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pytest
 from analysis.errors import StudyError
 from analysis.store import (
     PROVENANCE_KEYS,
+    SCHEMA_VERSION,
     SCHEMAS,
     Column,
     is_done,
@@ -24,6 +26,7 @@ from analysis.store import (
     write_table,
 )
 
+FIXTURES = Path(__file__).parents[1] / "fixtures" / f"tables_{SCHEMA_VERSION}"
 EVERY_TYPE = {
     "name": Column("str", "-", "a word"),
     "count": Column("int64", "things", "a whole number"),
@@ -292,3 +295,17 @@ def test_a_study_says_how_many_rows_are_of_each_table(tmp_path):
     write_table(tmp_path, "ceilings", "b", frame, provenance())
     write_table(tmp_path, "ceilings", "a", pd.concat([frame, frame]), provenance())
     assert list(read_study(tmp_path, "ceilings").attrs["num_rows"].items()) == [("a", 4), ("b", 2)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("study", "name"), [("post_adaptation", "loss"), ("post_adaptation", "accuracy")])
+def test_a_row_that_says_ok_has_a_measurement(tmp_path, study, name, bad):
+    table = read_study(FIXTURES, study)
+    frame = table.copy()
+    frame.loc[frame.index[3], name] = bad
+    with pytest.raises(StudyError, match=f"1 rows of '{study}' have status ok, but a {name} that is not finite"):
+        write_table(tmp_path, study, "x", frame, provenance())
+    frame.loc[frame.index[3], "status"] = "diverged"
+    write_table(tmp_path, study, "x", frame, provenance())
+    regression = table.assign(accuracy=np.nan)
+    write_table(tmp_path, study, "y", regression, provenance())

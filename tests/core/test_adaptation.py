@@ -245,7 +245,7 @@ def test_adapt_is_the_reference(naive_rule: NaiveRule, lr_scope: str):
 def test_evaluate_is_the_reference(problem: str, naive_rule: NaiveRule):
     model, rule, theta, xi, episodes = prepare(problem, naive_rule)
     table = evaluate(model, rule, theta, xi, episodes, steps=2, lr=0.3)
-    assert list(table.columns) == ["task", "step", "split", "loss", "accuracy"]
+    assert list(table.columns) == ["task", "step", "split", "loss", "accuracy", "status"]
     assert len(table) == 3 * 3 * 2
     for i in range(episodes.num_tasks):
         for step in range(3):
@@ -501,7 +501,8 @@ def test_a_task_that_diverges_is_reported_and_leaves_the_others_alone():
     assert torch.allclose(bad[[0, 2]], good[[0, 2]], rtol=1e-12)
     loss, _ = meta_gradient(model, rule, theta, xi, broken, first_order=False, **inner)
     assert not loss.isfinite()
-    table = evaluate(model, rule, theta, xi, broken, **inner)
+    with pytest.warns(UserWarning, match="1 of 3 tasks diverged"):
+        table = evaluate(model, rule, theta, xi, broken, **inner)
     diverged = table[(table.task == 1) & ((table.split == "support") | (table.step > 0))]
     assert diverged.accuracy.isna().all()
     assert not diverged.loss.map(math.isfinite).any()

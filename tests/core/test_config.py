@@ -73,3 +73,17 @@ def test_unknown_and_missing_settings_are_named(tiny_config):
     del values["adapt_lr"]
     with pytest.raises(UserError, match="the configuration lacks adapt_lr"):
         TrainConfig.from_dict(values)
+
+
+def test_what_is_missing_or_unknown_is_told_in_a_sentence():
+    told = "the configuration lacks steps, adapt_lr, .*, tasks_per_iteration; it needs dataset, model, method, steps"
+    with pytest.raises(UserError, match=told):
+        TrainConfig(dataset="synthetic", model="lr", method="maml")
+    with pytest.raises(UserError, match="unknown setting 'stepz'; known: adapt_lr"):
+        TrainConfig(dataset="synthetic", stepz=1)
+
+
+@pytest.mark.parametrize(("method", "option"), [("cholesky", "rule_rank"), ("kfc", "rule_depth")])
+def test_a_missing_option_of_a_rule_has_the_name_it_has_here(tiny_config, method, option):
+    with pytest.raises(UserError, match=f"method '{method}' needs {option}$"):
+        tiny_config(method=method).make_rule()

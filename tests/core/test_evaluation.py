@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from core import Episodes, adapt, evaluate, make_model, make_optimizer, make_tasks
+from core import Episodes, adapt, evaluate, make_model, make_optimizer, make_tasks, meta_gradient
 from core.errors import UserError
 from core.losses import task_accuracies, task_losses
 
@@ -21,7 +23,7 @@ def setting():
 def test_the_table_is_adapt_and_a_forward_pass(setting):
     model, rule, theta, xi, episodes = setting
     table = evaluate(model, rule, theta, xi, episodes, steps=3, lr=2.0)
-    assert list(table.columns) == ["task", "step", "split", "loss", "accuracy"]
+    assert list(table.columns) == ["task", "step", "split", "loss", "accuracy", "status"]
     assert len(table) == 5 * 4 * 2
     for steps in range(4):
         out = adapt(model, rule, theta, xi, episodes, steps=steps, lr=2.0)
@@ -61,6 +63,46 @@ def test_divergence_is_no_accuracy(setting):
     table = evaluate(model, rule, {"fc.weight": theta["fc.weight"] * torch.inf}, xi, episodes, steps=1, lr=1.0)
     assert table["accuracy"].isna().all()
     assert not any(map(math.isfinite, table["loss"]))
+    assert set(table["status"]) == {"diverged"}
+
+
+def test_a_mean_that_would_leave_diverged_tasks_out_is_told(setting):
+    model, rule, theta, xi, episodes = setting
+    support = episodes.support_x.clone()
+    support[3] *= 1e30
+    part = Episodes(support, episodes.support_y, episodes.query_x, episodes.query_y, episodes.kind)
+    with pytest.warns(UserWarning, match="1 of 5 tasks diverged: their accuracy is NaN, which a mean of pandas leaves"):
+        table = evaluate(model, rule, theta, xi, part, steps=1, lr=1.0)
+    lost = table["task"] == 3
+    assert (table["status"] == "diverged").equals(lost)
+    assert table["accuracy"].isna().equals(lost)
+
+
+@pytest.mark.parametrize(("size", "status"), [(1e6, "ok"), (1e12, "diverged")])
+def test_a_loss_that_exploded_is_no_accuracy_at_chance(setting, size, status):
+    model, rule, theta, xi, episodes = setting
+    table = evaluate(model, rule, {"fc.weight": theta["fc.weight"] * size}, xi, episodes, steps=0, lr=1.0)
+    assert np.isfinite(table["loss"]).all()
+    assert (table["loss"].max() > 2**24) == (status == "diverged")
+    assert set(table["status"]) == {status}
+    assert table["accuracy"].isna().all() == (status == "diverged")
+
+
+def test_a_large_loss_of_a_regression_is_one():
+    x = torch.ones(2, 3, 1)
+    part = Episodes(x, x * 1e6, x + 1, x * 1e6, "regression")
+    model = nn.Linear(1, 1)
+    table = evaluate(model, make_optimizer("sgd"), dict(model.named_parameters()), {}, part, steps=0, lr=0.1)
+    assert (table["loss"] > 1e11).all()
+    assert set(table["status"]) == {"ok"}
+
+
+def test_query_examples_in_the_support_set_are_told_but_where_that_is_meant(setting):
+    model, rule, theta, xi, part = setting
+    same = {"query_x": part.support_x, "query_y": part.support_y}
+    with pytest.warns(UserWarning, match="100 of 100 query examples, in 5 of 5 tasks, are in the support set"):
+        evaluate(model, rule, theta, xi, replace(part, **same), steps=1, lr=0.1)
+    evaluate(model, rule, theta, xi, replace(part, **same, same_points=True), steps=1, lr=0.1)
 
 
 def test_losses_and_accuracies_by_hand():
@@ -89,4 +131,30 @@ def test_outputs_that_do_not_fit_are_explained(outputs, kind, y, message):
     x = torch.randn(3, 4, 6)
     theta = {name: p.detach() for name, p in model.named_parameters()}
     with pytest.raises(UserError, match=message):
-        evaluate(model, make_optimizer("sgd"), theta, {}, Episodes(x, y, x, y, kind), steps=1, lr=0.1)
+        evaluate(model, make_optimizer("sgd"), theta, {}, Episodes(x, y, x + 1, y, kind), steps=1, lr=0.1)
+
+
+@pytest.mark.parametrize("call", [adapt, evaluate, meta_gradient])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda x: x[..., :7], r"LR, with parameters of type float32, does not take support examples of shape \(7,\)"),
+        (lambda x: x.double(), r"does not take support examples of shape \(100,\) and type float64: "),
+        (lambda x: x.byte(), r"does not take support examples of shape \(100,\) and type uint8: "),
+    ],
+)
+def test_examples_that_the_model_does_not_take_are_told(setting, call, change, told):
+    model, rule, theta, xi, part = setting
+    wrong = replace(part, support_x=change(part.support_x), query_x=change(part.query_x) + 1)
+    more = {"first_order": False} if call is meta_gradient else {}
+    with pytest.raises(UserError, match=told):
+        call(model, rule, theta, xi, wrong, steps=1, lr=0.1, **more)
+
+
+def test_a_fault_that_is_not_of_the_examples_passes_as_it_is(setting, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("not yours")
+
+    monkeypatch.setattr("core.evaluation.measure", broken)
+    with pytest.raises(RuntimeError, match="not yours"):
+        evaluate(*setting, steps=1, lr=0.1)

@@ -25,6 +25,8 @@ def test_train_list_show_resume(tmp_path, capsys):
     folder = next((tmp_path / "runs").iterdir())
     assert main(["show", str(folder)]) == 0
     assert '"method": "klin"' in capsys.readouterr().out
+    assert main(["show", folder.name, "--results", str(tmp_path)]) == 0
+    assert f'"id": "{folder.name}"' in capsys.readouterr().out
     assert main(["resume", str(folder), "--device", "cpu", "--quiet"]) == 0
     assert "is finished already" in capsys.readouterr().out
 

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from core import list_runs, load_run, meta_train
+from core import Episodes, list_runs, load_run, meta_train
 from core.errors import UserError
 from core.runs import CURVE_COLUMNS, load_tensors, read_config, save_tensors
 
@@ -103,3 +104,39 @@ def test_a_setting_of_another_version_is_named(run):
     (run.path / "config.json").write_text(json.dumps(text))
     with pytest.raises(UserError, match="unknown setting 'warp'"):
         read_config(run.path)
+
+
+def test_what_is_measured_otherwise_than_trained_is_named(run):
+    episodes = run.tasks().sample("test", 2, 0)
+    as_trained = run.evaluate(episodes)
+    assert as_trained.attrs["differs"] == {}
+    assert not [name for name in as_trained if name.startswith(("trained", "measured"))]
+    table = run.evaluate(episodes, steps=3, lr=0.5, lr_scope="xi")
+    assert table.attrs["differs"] == {"steps": (2, 3), "adapt_lr": (1.0, 0.5), "lr_scope": ("both", "xi")}
+    assert set(table["trained_steps"]) == {2}
+    assert set(table["measured_steps"]) == {3}
+    assert set(table["measured_lr_scope"]) == {"xi"}
+    assert run.evaluate(run.tasks(points=9).sample("test", 2, 0)).attrs["differs"] == {"points": (8, 9)}
+
+
+def test_other_ways_shots_and_layers_than_trained_are_named(tiny_config):
+    config = tiny_config(
+        dataset="glyphs", model="linnet", hidden=(4,), method="maml", ways=3, shots=2, points=None, iterations=0
+    )
+    run = meta_train(config, results=None, progress=False, device="cpu")
+    names = list(run.theta)
+    table = run.evaluate(run.tasks(ways=2, shots=1).sample("test", 2, 0), adapted=names[-1:])
+    assert table.attrs["differs"] == {"ways": (3, 2), "shots": (2, 1), "adapted": (", ".join(names), names[-1])}
+    assert run.evaluate(run.tasks().sample("test", 2, 0), adapted=names).attrs["differs"] == {}
+
+
+def test_modes_that_are_not_those_of_training_are_named(tiny_config):
+    config = tiny_config(dataset="own:tasks", model="own:net", method="maml", points=None, iterations=0, eval_tasks=1)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    x, y = torch.randn(4, 2, 4, 3), torch.tensor([0, 1, 0, 1]).expand(2, -1)
+    pools = {"train": Episodes(x[0], y, x[1], y), "test": Episodes(x[2], y, x[3], y)}
+    run = meta_train(config, model=module, tasks=pools, results=None, progress=False, device="cpu")
+    assert run.evaluate(pools["test"]).attrs["differs"] == {}
+    run.model.eval()
+    assert run.evaluate(pools["test"]).attrs["differs"] == {"modules_in_training": (", 0, 1", "")}

@@ -363,3 +363,10 @@ def test_stopping_in_the_last_iteration_is_not_forgotten(tiny_config, monkeypatc
     configs = [tiny_config(iterations=6), tiny_config(iterations=6, tasks_per_iteration=3)]
     with pytest.raises(Interrupted, match="these runs are finished"):
         meta_train_many(configs, results=None, **QUIET)
+
+
+def test_a_last_loss_that_exploded_is_a_divergence(tiny_config, monkeypatch):
+    assert meta_train(tiny_config(), results=None, **QUIET).status == "ok"
+    monkeypatch.setattr("core.training.EXPLODED", 0.01)  # which no loss of these runs is below
+    assert meta_train(tiny_config(), results=None, **QUIET).status == "diverged at iteration 6"
+    assert meta_train(tiny_config(iterations=0), results=None, **QUIET).status == "ok"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis.store import read_table, write_table
 from core.models.conv import CNN
 from core.tasks.synthetic import SyntheticTasks
 from figures import data
@@ -239,3 +240,50 @@ def test_settings_left_to_the_network_are_those_of_the_network():
 )
 def test_the_papers_values_say_which_data_they_are_of(datasets, label):
     assert data.paper_label(datasets) == label
+
+
+def rewrite(results, study, run, **changes):
+    """The same table with another provenance."""
+    table = read_table(results.folder / study / f"{run}.parquet")
+    write_table(results.folder, study, run, table, {**table.attrs["provenance"], **changes})
+
+
+def test_runs_on_other_data_are_never_pooled_or_compared(results):
+    one, two = (results.measured("glyphs", "lr", "maml", seed, [0.5, 0.6]) for seed in (0, 1))
+    other = results.measured("glyphs", "linnet", "maml", 0, [0.7, 0.8])
+    for run in (one, two, other):
+        rewrite(results, "post_adaptation", run, dataset_fingerprint="aaaa")
+    assert len(groups(results, "glyphs")) == 2
+    rewrite(results, "post_adaptation", other, dataset_fingerprint="bbbb")
+    with pytest.raises(
+        FigureError, match=r"on glyphs differ in dataset_fingerprint and do not belong together \(aaaa: "
+    ):
+        groups(results, "glyphs")
+    chosen = data.choose(data.read_runs(results.folder, STUDY, NEEDED), [Where(None, "dataset_fingerprint", "aaaa")])
+    assert list(data.by_method(data.in_setting(chosen, "glyphs"))) == [("lr", "maml")]
+
+
+def test_versions_of_the_code_may_differ_and_are_named(results):
+    runs = [results.measured("glyphs", "lr", "maml", seed, [0.5, 0.6]) for seed in (0, 1, 2)]
+    versions = ["a" * 40, "b" * 40 + "-dirty", "a" * 40]
+    for run, version in zip(runs, versions, strict=True):
+        rewrite(results, "post_adaptation", run, code_version=version)
+    found = data.estimate(groups(results, "glyphs")["lr", "maml"])
+    told = "Tables of 2 versions of the code: aaaaaaaaa (2), bbbbbbbbb-dirty (1)."
+    assert data.describe("glyphs", [found]).endswith(told)
+    assert data.describe_versions([{"code_version": "a"}, {"code_version": "a"}, {}]) == []
+
+
+def test_one_run_in_two_tables_does_not_count_twice(results):
+    run = results.measured("glyphs", "lr", "maml", 0, [0.5, 0.6])
+    table = read_table(results.folder / "post_adaptation" / f"{run}.parquet")
+    write_table(results.folder, "post_adaptation", "copy", table.assign(run="copy"), table.attrs["provenance"])
+    with pytest.raises(FigureError, match=f"copy and {run} are one run, with seed 0, and would count twice"):
+        groups(results, "glyphs")
+
+
+def test_a_model_that_was_not_measured_is_named():
+    assert data.describe_missing("glyphs", data.LINEAR, data.LINEAR) == []
+    assert data.describe_missing("glyphs", data.LINEAR, data.LINEAR[:2]) == [
+        "Not measured on Glyphs: LR w/ KLin, LR w/ KFC."
+    ]

@@ -110,6 +110,7 @@ def test_mistakes_are_told_in_a_sentence_with_exit_code_2(results, capsys, argum
     error = capsys.readouterr().err
     assert re.search(told, error)
     assert "Traceback" not in error
+    assert error.startswith("error: ") or " is missing: " in error
 
 
 def test_all_draws_what_there_is_and_says_what_is_missing(results, capsys):

@@ -85,3 +85,9 @@ def test_sample_counts_batches_and_names_its_splits():
         tasks.sample("tset", 2)
     with pytest.raises(UserError, match="num_tasks must be at least 1, got 0"):
         tasks.sample("test", 0)
+
+
+@pytest.mark.parametrize("name", ["support_x", "query_y"])
+def test_arrays_of_numpy_are_told_what_to_become(name):
+    with pytest.raises(UserError, match=rf"{name} must be a tensor, not ndarray; torch.as_tensor\(...\) makes one"):
+        episodes(**{name: getattr(episodes(), name).numpy()})

@@ -6,6 +6,7 @@ import torch
 from core.errors import UserError
 from core.tasks.base import SPLITS
 from core.tasks.images import ImageTasks, distinct
+from core.tasks.overlap import occurs
 
 CLASSES = {"train": 12, "validation": 6, "test": 7}
 SAMPLES = 9
@@ -227,3 +228,24 @@ def test_normalisation_needs_a_number_a_channel(mean, std):
     images = {split: torch.zeros(3, 4, 1, 2, 2, dtype=torch.uint8) for split in SPLITS}
     with pytest.raises(UserError, match="mean and std must both be 1 numbers"):
         ImageTasks(images, 2, 1, mean=mean, std=std)
+
+
+def test_a_class_of_another_split_under_another_name_is_refused():
+    images = coded_images()
+    images["test"][3] = images["train"][5].flip(0)  # in any order
+    with pytest.raises(UserError, match="class 'test/3' of test has the images of 'train/5' of train: each class"):
+        ImageTasks(images, 5, 1)
+    images["test"][3, 0] += 1
+    assert ImageTasks(images, 5, 1).class_names["test"][3] == "test/3"
+
+
+@pytest.mark.parametrize("ways", [2, 5])
+@pytest.mark.parametrize("shots", [1, 4])
+@pytest.mark.parametrize("query_shots", [1, 5])
+def test_no_query_image_is_in_the_support_set_whatever_the_sizes(ways, shots, query_shots):
+    for seed in range(5):
+        source = tasks(ways, shots, query_shots, seed=seed, rotations=seed % 2 == 1)
+        for split in SPLITS:
+            assert not occurs(
+                *(getattr(source.sample(split, 20, seed), f"{part}_x") for part in ("query", "support"))
+            ).any()

@@ -36,7 +36,7 @@ def png(code: int = 0, size: int = 105) -> bytes:
 def characters(alphabets: dict[str, int], drawings: int = 4) -> dict[str, bytes]:
     """PNG bytes by path below an archive's or a data set's folder."""
     return {
-        f"{alphabet}/character{c:02}/{c:04}_{d:02}.png": png(17 * c + d + len(alphabet))
+        f"{alphabet}/character{c:02}/{c:04}_{d:02}.png": png(17 * c + d + sum(alphabet.encode()))
         for alphabet, count in alphabets.items()
         for c in range(1, count + 1)
         for d in range(1, drawings + 1)

@@ -20,7 +20,7 @@ def numbers_of(episodes):
 
 def make(split, num_tasks, generator):
     x = torch.randn(num_tasks, 3, 2, generator=generator)
-    return Episodes(x, x.sum(2, keepdim=True), x, x.sum(2, keepdim=True), kind="regression")
+    return Episodes(x, x.sum(2, keepdim=True), -x, -x.sum(2, keepdim=True), kind="regression")
 
 
 def test_test_tasks_come_in_order_and_in_a_circle():
