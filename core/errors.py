@@ -10,6 +10,12 @@ class UserError(ValueError):
     """
 
 
+def shown(value: object) -> str:
+    """A value in a sentence: in one line, and short, whatever a file has there."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a misspelt `name` of a `kind`; it lists the names that are `known`."""
-    return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+    return UserError(f"unknown {kind} {shown(name)}; known: {', '.join(sorted(known))}")

@@ -25,7 +25,7 @@ VALUE = {
 
 
 def read(content: bytes):
-    return read_pickle(io.BytesIO(content), "some.pkl")
+    return read_pickle(io.BytesIO(content), "some.pkl", len(content))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
