@@ -77,16 +77,16 @@ def open_file(path: str | Path, bound: int) -> BinaryIO:
         Refused: if it is larger, or no regular file: a device never ends, and a pipe waits for ever.
         OSError: if it cannot be opened.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        status = os.fstat(file.fileno())
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Refused(f"{path} is no regular file")
         check(path, status.st_size, bound, "bytes")
+        return os.fdopen(descriptor, "rb")
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
 
 
 def read_bytes(path: str | Path, bound: int) -> bytes:

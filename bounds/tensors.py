@@ -99,7 +99,8 @@ def check_torch(path: str | Path) -> None:
 
 def one_line(error: BaseException) -> str:
     """What an error of another library says, in one line of a readable length; its type where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    words = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words[:201])
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 

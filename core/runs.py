@@ -342,7 +342,10 @@ def load_run(
     )  # fmt: skip
     expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
-    run.rule.check(run.theta, run.xi)
+    try:
+        run.rule.check(run.theta, run.xi)
+    except UserError as error:
+        raise UserError(f"{folder / 'weights.safetensors'}: {error}") from error
     # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
     # before it was saved.
     run.theta = {name: run.theta[name] for name in expected}
@@ -397,7 +400,7 @@ def _check_sizes(config: TrainConfig, info: Mapping[str, Any], parts: Mapping[st
     try:
         with torch.device("meta"):  # sizes alone
             model = make_model(config.model, shape, seed=config.seed, **config.model_options())
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond those that PyTorch counts with
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot count with
         raise UserError(f"{folder} describes a model that cannot be made: {one_line(error)}") from error
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", parts["theta"], expected, f"model {config.model!r}")

@@ -9,11 +9,9 @@ import hashlib
 import http.client
 import io
 import os
-import struct
 import urllib.request
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -336,10 +334,9 @@ def _read_archive(path: Path, content: bytes, drawings: Drawings) -> None:
                 _add(drawings, f"{parts[-3]}/{parts[-2]}", parts[-1], _unpacked(archive, entry), path)
     except Refused as error:
         raise UserError(str(error)) from error
-    except (
-        zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, struct.error,
-        UnicodeDecodeError,
-    ) as error:  # fmt: skip
+    except UserError:
+        raise
+    except Exception as error:  # zipfile has an error of its own for some damage only
         raise UserError(f"{path} is not a whole zip archive ({one_line(error)}): get it again") from error
 
 

@@ -32,7 +32,9 @@ class Outcome:
     code: int
 
     def __str__(self) -> str:
-        told = f"{self.name}: {self.runs} runs, {self.seconds:.0f} s, peak {self.peak_mib} MiB, {self.failures} failures"
+        told = (
+            f"{self.name}: {self.runs} runs, {self.seconds:.0f} s, peak {self.peak_mib} MiB, {self.failures} failures"
+        )
         return told if self.code == 0 else f"{told}, exit code {self.code}"
 
 
@@ -42,8 +44,10 @@ def fuzz(name: str, seconds: int, keep: Path) -> Outcome:
     (folder / "corpus").mkdir(parents=True)
     log = folder / "log.txt"
     command = [
-        sys.executable, "-m", "tests.fuzz.run", name, str(folder), f"-max_total_time={seconds}", f"-timeout={TIMEOUT}",
-        f"-rss_limit_mb={RSS_MIB}", f"-max_len={LONGEST}", f"-artifact_prefix={folder}/failure-", "-print_final_stats=1",
+        sys.executable, "-m", "tests.fuzz.run", name, str(folder),
+        f"-max_total_time={seconds}", f"-timeout={TIMEOUT}",
+        f"-rss_limit_mb={RSS_MIB}", f"-max_len={LONGEST}", f"-artifact_prefix={folder}/failure-",
+        "-print_final_stats=1",
     ]  # fmt: skip
     start = time.monotonic()
     with open(log, "w", encoding="utf-8") as file:
@@ -53,7 +57,7 @@ def fuzz(name: str, seconds: int, keep: Path) -> Outcome:
         max([0, *map(int, re.findall(pattern, text, re.MULTILINE))])
         for pattern in (r"number_of_executed_units: +(\d+)", r"peak_rss_mb: +(\d+)")
     )
-    failures = len([path for path in folder.glob("failure-*")])
+    failures = len(list(folder.glob("failure-*")))
     return Outcome(name, runs, time.monotonic() - start, peak, failures, code)
 
 
@@ -74,8 +78,8 @@ def main() -> int:
             outcomes.append(outcome)
     failed = sum(max(outcome.failures, int(outcome.code != 0)) for outcome in outcomes)
     print(
-        f"in all: {sum(outcome.runs for outcome in outcomes)} runs, {sum(outcome.seconds for outcome in outcomes):.0f} s "
-        f"of {len(outcomes)} loaders, {failed} failures"
+        f"in all: {sum(outcome.runs for outcome in outcomes)} runs, "
+        f"{sum(outcome.seconds for outcome in outcomes):.0f} s of {len(outcomes)} loaders, {failed} failures"
     )
     return 1 if failed else 0
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["bounds", "core", "analysis", "figures", "chain"], enable_loader_override=False):
+with atheris.instrument_imports(
+    include=["bounds", "core", "analysis", "figures", "chain"], enable_loader_override=False
+):
     from tests.fuzz.targets import SEEDS, TARGETS, watched
 
 KEPT = 20  # failures of one kind and place count as one, and so many kinds are kept

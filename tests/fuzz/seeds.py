@@ -112,10 +112,21 @@ def of_tables(folder: Path) -> dict[str, bytes]:
     found["table/bomb"] = parquet(table.select(["run"]).take([0] * 300_000), compression="zstd")
     found["curve/no_columns"] = parquet(pa.table({"split": ["a"]}))
     found["curve/missing_numbers"] = parquet(
-        pa.table({"iteration": [None, 1], "split": ["a", None], "loss": [0.1, None], "accuracy": [1.0, 1], "num_tasks": [1, 2]})
+        pa.table(
+            {
+                "iteration": [None, 1],
+                "split": ["a", None],
+                "loss": [0.1, None],
+                "accuracy": [1.0, 1],
+                "num_tasks": [1, 2],
+            }
+        )
     )
     found["provenance/plain"] = table.schema.metadata[b"adaptlens"]
-    for name, change in {"no_model": {}, "other_kinds": {**settings, "model": ["cnn"], "ways": {}, "depth": "a"}}.items():
+    for name, change in {
+        "no_model": {},
+        "other_kinds": {**settings, "model": ["cnn"], "ways": {}, "depth": "a"},
+    }.items():
         found[f"provenance/{name}"] = json.dumps(
             {**json.loads(table.schema.metadata[b"adaptlens"]), "config": change or {"a": 1}}
         ).encode()
@@ -142,6 +153,10 @@ def of_tensors() -> dict[str, bytes]:
             "views": OrderedDict(a=torch.ones(4)[::2], b=torch.nn.Parameter(torch.ones(2, dtype=torch.float64))),
         }.items():  # fmt: skip
             found[f"torch/{name}_{form}"] = torch_file(value, new)
+    for name, value in {"plain": tensors, "checkpoint": {"m": {"a": torch.ones(3).half()}, "n": [{"b": 1.5}]}}.items():
+        with zipfile.ZipFile(io.BytesIO(torch_file(value, True))) as archive:
+            found[f"inside_torch/{name}"] = archive.read("archive/data.pkl")
+    found["inside_torch/bytearray"] = BYTEARRAY
     small = torch_file({"a": torch.ones(2)}, True)
     found["torch/more_than_there_is"] = rezipped(small, lambda name, data: data.replace(b"K\x02", b"K\x7f"))
     found["torch/bytearray"] = rezipped(small, lambda name, data: BYTEARRAY if name.endswith(".pkl") else data)
@@ -170,8 +185,8 @@ def of_pickles() -> dict[str, bytes]:
     arrays = {"data": np.arange(6, dtype=np.uint8).reshape(2, 3), "n": [1, "a", 2.5, None], "s": np.float32(1)}
     found = {f"pickle/protocol_{protocol}": pickle.dumps(arrays, protocol) for protocol in (0, 2, 4, 5)}
     found |= {
-        # Ten bytes each, for memory of gigabytes: a place in the list of values, a length of bytes, of an array of bytes,
-        # of a frame.
+        # Ten bytes each, for memory of gigabytes: a place in the list of values, a length of bytes, of an array of
+        # bytes, of a frame.
         "pickle/place": b"\x80\x02Nr\xff\xff\xff\x7f.",
         "pickle/length": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 34) + b"a.",
         "pickle/array_of_bytes": b"\x80\x05\x96" + struct.pack("<Q", 1 << 34) + b"a.",
@@ -231,6 +246,9 @@ def of_archives() -> dict[str, bytes]:
     found["cache/plain"] = sink.getvalue()
     sink = io.BytesIO()
     np.savez_compressed(sink, **arrays)
+    sink_of_one = io.BytesIO()
+    np.save(sink_of_one, arrays["images"])
+    found["cache/array"] = sink_of_one.getvalue()
     found["cache/compressed"] = sink.getvalue()
     found["cache/large_shape"] = found["cache/plain"].replace(b"(2, 1, 1, 28, 28)", b"(2, 1, 1, 28, 10**9)"[:17])
     return found

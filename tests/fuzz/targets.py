@@ -1,14 +1,16 @@
 """What is fuzzed: each loader, on a file of any bytes.
 
-A target takes the bytes and an empty folder, and returns nothing. What it checks is the same for all: the loader returns,
-or it raises the error that it documents, with a message in one line that names the file. It calls nothing of the system,
-and leaves no file.
+A target takes the bytes and an empty folder, and returns nothing. What it checks is the same for all: the loader
+returns, or it raises the error that it documents, with a message in one line that names the file. It calls nothing of
+the system, and writes no file.
 """
 
 import gzip
 import io
 import json
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -28,14 +30,16 @@ from chain.drawing import is_drawn, record_path
 from chain.plan import _digests
 from core import TrainConfig, load_run, load_weights
 from core.errors import UserError
-from core.runs import list_runs, load_tensors, read_config, write_config
+from core.runs import list_runs, load_tensors, read_config
 from core.tasks import cache, pickles
 from core.training import _read_state
 from figures.errors import FigureError
 from figures.fig_a2 import traces
 
 # The package has functions of these names.
-cifar_fs, mini_imagenet, omniglot = (sys.modules[f"core.tasks.{name}"] for name in ("cifar_fs", "mini_imagenet", "omniglot"))
+cifar_fs, mini_imagenet, omniglot = (
+    sys.modules[f"core.tasks.{name}"] for name in ("cifar_fs", "mini_imagenet", "omniglot")
+)
 Target = Callable[[bytes, Path], None]
 SEEDS = Path(__file__).with_name("corpus")
 CONFIG = TrainConfig(
@@ -108,7 +112,10 @@ def _run_with(part: str, data: bytes, folder: Path) -> None:
         repr(run)
         if all(tensor.dtype == torch.float32 for tensor in (*run.theta.values(), *run.xi.values())):
             theta = run.model.state_dict()
-            must(all(torch.equal(theta[name], run.theta[name]) or run.theta[name].isnan().any() for name in theta), "theta")
+            must(
+                all(torch.equal(theta[name], run.theta[name]) or run.theta[name].isnan().any() for name in theta),
+                "theta",
+            )
     must(len(list_runs(folder)) == 1, "not listed")
 
 
@@ -125,7 +132,9 @@ def read_state(data: bytes, folder: Path) -> None:
 
 def _held(tensors: dict[str, Any], data: bytes) -> None:
     for name, tensor in tensors.items():
-        must(isinstance(name, str) and tensor.numel() * tensor.element_size() <= len(data), "numbers that are not there")
+        must(
+            isinstance(name, str) and tensor.numel() * tensor.element_size() <= len(data), "numbers that are not there"
+        )
         tensor.reshape(-1).to(torch.complex128 if tensor.is_complex() else torch.float64).sum()  # reads each of them
 
 
@@ -148,6 +157,15 @@ def read_torch(data: bytes, folder: Path) -> None:
             _held(found, data)
 
 
+def read_inside_torch(data: bytes, folder: Path) -> None:
+    """The bytes as the pickle in a PyTorch file, whose checksum would not survive a change."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name, content in {"data.pkl": data, "byteorder": b"little", "data/0": bytes(64), "version": b"3\n"}.items():
+            archive.writestr(zipfile.ZipInfo(f"w/{name}"), content)
+    read_torch(sink.getvalue(), folder)
+
+
 def read_a_table(data: bytes, folder: Path) -> None:
     path = write(folder / "x.parquet", data)
     with refused(StudyError, name="x.parquet"):
@@ -164,13 +182,13 @@ def read_a_table(data: bytes, folder: Path) -> None:
 def draw_from_provenance(data: bytes, folder: Path) -> None:
     """Any provenance in a table that is well, and what a figure makes of it."""
     table = pq.read_table(SEEDS / "table" / "training_curves.parquet")
-    path = folder / "training_curves" / "x.parquet"
+    path = folder / "training_curves" / "glyphs-cnn-maml-s0-0.parquet"
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: data}), sink)
     write(path, sink.getvalue())
-    with refused(StudyError, name="x"):
+    with refused(StudyError, name="glyphs-cnn-maml-s0-0"):
         read_table(path)
-        with refused(FigureError, name=""):
+        with refused(FigureError, name=""):  # a figure may name the runs that it lacks
             traces(folder)
 
 
@@ -214,15 +232,32 @@ def read_omniglot(data: bytes, folder: Path) -> None:
 
 
 def read_drawing(data: bytes, folder: Path) -> None:
-    with refused(UserError, name="x.png"):
-        image = omniglot._decode_drawing(data, "x.png")
-        must(image.shape == (28, 28) and image.dtype == np.uint8, "not a drawing")
+    for content in (data, with_checksums(data)):
+        with refused(UserError, name="x.png"):
+            image = omniglot._decode_drawing(content, "x.png")
+            must(image.shape == (28, 28) and image.dtype == np.uint8, "not a drawing")
+
+
+def with_checksums(png: bytes) -> bytes:
+    """A PNG file whose parts have the checksums that they should, whatever is in them."""
+    parts, at = [png[:8]], 8
+    while at + 12 <= len(png):
+        end = at + 8 + int.from_bytes(png[at : at + 4], "big")
+        parts += [png[at:end], zlib.crc32(png[at + 4 : end]).to_bytes(4, "big")]
+        at = end + 4
+    return b"".join(parts)
 
 
 def read_cache(data: bytes, folder: Path) -> None:
-    path = write(folder / "x.npz", data)
-    arrays = cache._read(path, ("images", "names"))
-    must(arrays is None or sum(array.nbytes for array in arrays.values()) <= len(data), "numbers that are not there")
+    """The bytes as a cached file, and as an array in it, whose checksum would not survive a change."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for name in ("images", "names"):
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data)
+    for content in (data, sink.getvalue()):
+        arrays = cache._read(write(folder / "x.npz", content), ("images", "names"))
+        held = 0 if arrays is None else sum(array.nbytes for array in arrays.values())
+        must(held <= len(content), "numbers that are not there")
 
 
 def read_record(data: bytes, folder: Path) -> None:
@@ -241,6 +276,7 @@ TARGETS: dict[str, Target] = {
     "state": read_state,
     "safetensors": read_safetensors,
     "torch": read_torch,
+    "inside_torch": read_inside_torch,
     "table": read_a_table,
     "provenance": draw_from_provenance,
     "pickle": read_a_pickle,
@@ -255,8 +291,9 @@ TARGETS: dict[str, Target] = {
 
 # What no loader has to do; Python tells of each before it does it.
 _FORBIDDEN = (
-    "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect", "ctypes.dlopen",
-    "pickle.find_class", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod",
+    "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "subprocess.Popen", "socket.connect",
+    "ctypes.dlopen", "pickle.find_class", "os.remove", "os.rename", "os.rmdir", "os.mkdir",
+    "os.link", "os.symlink", "os.chmod",
 )  # fmt: skip
 _watching: list[str] = []
 
@@ -292,5 +329,3 @@ def watched() -> Iterator[None]:
         done = [each for each in _watching if each]
         _watching.clear()
     must(not done, "; ".join(done))
-
-
