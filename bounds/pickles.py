@@ -74,6 +74,14 @@ class BoundedUnpickler(pickle._Unpickler):
         self.budget = size
         super().__init__(Within(file, size), encoding="latin1")
 
+    def find_class(self, module: str, name: str) -> Any:
+        """Nothing, here.
+
+        Raises:
+            UnpicklingError: for any name.
+        """
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
     def charge(self, copied: int) -> None:
         """Count what a function that the pickle named has copied: each part of a whole pickle is copied once.
 
