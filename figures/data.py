@@ -85,7 +85,7 @@ class Where:
             raise FigureError(f"a choice of runs is [DATASET:]KEY=VALUE, such as glyphs:iterations=600, not {text!r}")
         try:
             value = json.loads(right)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = right
         return cls(dataset or None, key, value)
 

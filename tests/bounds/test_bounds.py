@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -27,6 +28,16 @@ def test_a_user_can_allow_more(tmp_path, monkeypatch):
     check("x", 6, 4, "bytes")
     with pytest.raises(Refused):
         check("x", 7, 4, "bytes")
+
+
+def test_room_is_made_for_what_is_there_alone(tmp_path):
+    (tmp_path / "x").write_bytes(b"abcd")
+    tracemalloc.start()
+    try:
+        read_bytes(tmp_path / "x", 1 << 28)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("text", ["", "no", "nan", "inf", "0.5", "-1", "1e9"])

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pandas as pd
@@ -103,3 +104,43 @@ def test_a_setting_of_another_version_is_named(run):
     (run.path / "config.json").write_text(json.dumps(text))
     with pytest.raises(UserError, match="unknown setting 'warp'"):
         read_config(run.path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("run.json", {"example_shape": [10**12]}, r"theta\['fc.weight'\] has shape"),
+        ("run.json", {"example_shape": [10**30]}, "describes a model that cannot be made"),
+        ("run.json", {"example_shape": [0]}, "describes a layer of no width"),
+        ("run.json", {"example_shape": "a"}, "run.json is incomplete: status must be a word, example_shape"),
+        ("run.json", {"num_outputs": 1.5}, "run.json is incomplete: status must be a word, example_shape"),
+        ("run.json", {"status": 1}, "run.json is incomplete: status must be a word"),
+        (
+            "config.json",
+            {"model": "linnet", "hidden": [2] * 100},
+            "describes more layers than .*weights.safetensors holds",
+        ),
+        ("config.json", {"model": "linnet", "hidden": [10**9]}, "weights.safetensors: theta lacks layers.0.weight"),
+        ("config.json", {"rule_depth": 10**9}, "describes more layers than .*weights.safetensors holds"),
+        ("config.json", {"adapt_lr": 10**400}, "config.json: adapt_lr must be a finite number"),
+    ],
+)
+def test_a_run_cannot_ask_for_more_than_its_weights(run, file, changes, message):
+    text = json.loads((run.path / file).read_text())
+    (text["config"] if file == "config.json" else text).update(changes)
+    (run.path / file).write_text(json.dumps(text))
+    if file == "config.json":
+        with contextlib.suppress(UserError):
+            tensors, metadata = load_tensors(run.path / "weights.safetensors")
+            metadata["id"] = read_config(run.path).id
+            save_tensors(run.path / "weights.safetensors", tensors, metadata)
+    with pytest.raises(UserError, match=message) as caught:
+        load_run(run.path)
+    assert str(caught.value).isprintable()
+
+
+def test_whole_numbers_cannot_adapt(run):
+    tensors, metadata = load_tensors(run.path / "weights.safetensors")
+    save_tensors(run.path / "weights.safetensors", {name: each.long() for name, each in tensors.items()}, metadata)
+    with pytest.raises(UserError, match=r"of torch\.int64, which cannot adapt"):
+        load_run(run.path)
