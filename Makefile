@@ -15,7 +15,7 @@ CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
 FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
 
-.PHONY: help install reproduce paper figures test test-browser test-cluster notebooks bench lint clean
+.PHONY: help install reproduce paper figures test test-browser test-cluster fuzz notebooks bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,13 @@ test-browser: install  ## the report in headless Chromium; where it is missing, 
 
 test-cluster: install  ## the chain on a SLURM of two nodes on this machine, with a job and a node that die (Debian, root)
 	$(BIN)/python -m tests.cluster.run
+
+LOADERS ?=
+SECONDS ?= 600
+JOBS ?= 1
+fuzz: install  ## each loader (or LOADERS="torch table") on damaged files for SECONDS=600, JOBS=1 at a time (Python 3.11)
+	$(BIN)/pip install --quiet --editable .[fuzz]
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(LOADERS) --seconds $(SECONDS) --jobs $(JOBS)
 
 bench: install  ## speed and memory beside the tests' naive implementation and other libraries, into results/benchmark
 	$(BIN)/python -m tests.benchmarks

@@ -1,6 +1,5 @@
 """Files that are whole or absent, for tables and figures; loads no torch, unlike its twin `core.files`."""
 
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import StudyError
+from bounds import Refused, text
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
@@ -42,11 +42,11 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        StudyError: if it is missing, unreadable or not JSON.
+        StudyError: if it is missing, unreadable, not JSON, or beyond `bounds`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return text.read_json(path)
     except OSError as error:
         raise StudyError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise StudyError(f"{path} is not valid JSON: {error}") from error
+    except Refused as error:
+        raise StudyError(str(error)) from error

@@ -18,6 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import bounds.parquet
+import bounds.text
 from analysis.errors import StudyError, unknown_name
 from analysis.files import write_atomically
 
@@ -396,6 +398,9 @@ PROVENANCE_KEYS = (
     "command",
 )
 
+_PROVENANCE_TYPES: dict[str, type | tuple[type, ...]] = dict.fromkeys(PROVENANCE_KEYS, str)
+_PROVENANCE_TYPES |= dict.fromkeys(("config", "settings", "packages"), dict) | {"wall_seconds": (int, float)}
+
 _ARROW = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
 
@@ -564,16 +569,15 @@ def provenance(
 
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
-        table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        table = bounds.parquet.read_table(path, checksums=True)
+        text = (table.schema.metadata or {}).get(METADATA_KEY)
+        provenance = None if text is None else bounds.text.parse_json(text, f"the provenance of {path}")
     except FileNotFoundError:
         raise StudyError(f"{path} does not exist") from None
-    except (pa.ArrowException, OSError) as error:
+    except OSError as error:
         raise StudyError(f"{path} is truncated, damaged or no parquet file") from error
-    text = (table.schema.metadata or {}).get(METADATA_KEY)
-    try:
-        provenance = json.loads(text) if text is not None else None
-    except ValueError:
-        provenance = None
+    except bounds.Refused as error:
+        raise StudyError(str(error)) from error
     if not isinstance(provenance, dict):
         raise StudyError(f"{path} is a parquet file, but no table of adaptlens: it has no provenance")
     if (version := provenance.get("schema_version")) != SCHEMA_VERSION:
@@ -581,8 +585,12 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise StudyError(
             f"{path} has schema version {version!r}; this version of adaptlens reads {SCHEMA_VERSION}{newer}"
         )
-    if provenance.get("study") not in SCHEMAS:
-        raise StudyError(f"{path} is of study {provenance.get('study')!r}, which this version does not know")
+    study = provenance.get("study")
+    if not isinstance(study, str) or study not in SCHEMAS:
+        raise StudyError(f"{path} is of study {study!r}, which this version does not know")
+    for key, kind in _PROVENANCE_TYPES.items():
+        if not isinstance(provenance.get(key), kind):
+            raise StudyError(f"the provenance of {path} does not say its {key} as it should")
     expected = {name: _ARROW[column.dtype] for name, column in SCHEMAS[provenance["study"]].items()}
     columns = {field.name: field.type for field in table.schema}
     if wrong := [name for name in sorted(expected.keys() | columns.keys()) if expected.get(name) != columns.get(name)]:

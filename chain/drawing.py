@@ -45,10 +45,11 @@ def is_drawn(results: Path | str, figure: str, tables: Tables) -> bool:
         record = read_json(record_path(results, figure))
     except StudyError:
         return False
-    if not isinstance(record, dict) or not isinstance(record.get("files"), list):
+    files = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) and "\0" not in name for name in files):
         return False
     is_same = record.get("tables") == _names(tables) and record.get("code") == drawing_code()
-    return is_same and all((Path(results) / "figures" / name).exists() for name in record["files"])
+    return is_same and all((Path(results) / "figures" / name).exists() for name in files)
 
 
 def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:

@@ -133,7 +133,8 @@ def _digests(record: Path) -> dict[str, str]:
         found = read_json(record)
     except StudyError:
         return {}
-    return found["runs"] if isinstance(found, dict) and isinstance(found.get("runs"), dict) else {}
+    runs = found.get("runs") if isinstance(found, dict) else None
+    return runs if isinstance(runs, dict) and all(isinstance(digest, str) for digest in runs.values()) else {}
 
 
 def group_name(config: TrainConfig, *, together: bool) -> str:

@@ -268,7 +268,10 @@ def _train_all(configs: list[TrainConfig], results: Path, options: argparse.Name
 def _summary(run: Run) -> str:
     if run.diverged:
         return run.status
-    last = run.curve[run.curve["split"] == "test"].iloc[-1]
+    points = run.curve[run.curve["split"] == "test"]
+    if points.empty:  # of a file that was changed, or of another program
+        return f"{run.status}, with no test accuracy in its curve"
+    last = points.iloc[-1]
     return (
         f"{run.status}, test accuracy {last['accuracy']:.3f} (mean over {last['num_tasks']} tasks) "
         f"after {last['iteration']} iterations"

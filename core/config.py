@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-import math
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar
 
-from core.errors import UserError, unknown_name
+from core.errors import UserError, shown, unknown_name
 from core.inner_loop import InnerLoop
 from core.methods import METHODS, adapted_layers
 from core.models import MODELS
@@ -266,7 +266,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
             raise unknown_name(name, value, choices)
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and is_number and math.isfinite(value):
+    if kind is float and is_number and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is int and is_number and isinstance(value, int):
         return value
@@ -275,7 +275,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         words = "words" if choices[0] is str else "whole numbers"
         if not isinstance(value, list | tuple):
-            raise UserError(f"{name} must be a list of {words}, got {value!r}")
+            raise UserError(f"{name} must be a list of {words}, got {shown(value)}")
         return tuple(_checked(name, one, choices[0]) for one in value)
     wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word"}
-    raise UserError(f"{name} must be {wanted[kind]}, got {value!r}")
+    raise UserError(f"{name} must be {wanted[kind]}, got {shown(value)}")

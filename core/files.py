@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from bounds import Refused, text
 from core.errors import UserError
 
 
@@ -58,13 +59,13 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        UserError: if it is missing, unreadable or not JSON.
+        UserError: if it is missing, unreadable, not JSON, or beyond `bounds`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return text.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+    except Refused as error:
+        raise UserError(str(error)) from error

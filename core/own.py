@@ -1,7 +1,6 @@
 """A user's own network, and a user's own tasks, as a run."""
 
 import hashlib
-import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -15,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bounds import Refused
+from bounds.tensors import check_safetensors, check_torch, one_line
 from core.config import OWN, TrainConfig, is_own
 from core.errors import UserError
 from core.forward import check_forward, without_dropout
@@ -137,26 +138,26 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     other things, as checkpoints do, the one mapping of names to tensors in it is taken.
 
     Raises:
-        UserError: if the file is missing, damaged, or holds something else.
+        UserError: if the file is missing, damaged, beyond `bounds`, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist, or is no file")
     if path.suffix == ".safetensors":
         try:
+            check_safetensors(path)
             return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged, or no safetensors file: {error}") from error
+        except Refused as error:
+            raise UserError(str(error)) from error
+        except (SafetensorError, OSError, RuntimeError, OverflowError) as error:
+            raise UserError(f"{path} is damaged, or no safetensors file: {one_line(error)}") from error
     try:
+        check_torch(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} is damaged, or holds more than tensors, and is not opened; save the state dict alone: "
-            "torch.save(model.state_dict(), path)"
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is damaged, or no file of PyTorch: {reason}") from error
+    except Refused as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # a damaged pickle fails in whatever its bytes happen to say
+        raise UserError(f"{path} is damaged, or no file of PyTorch: {one_line(error)}") from error
     if _is_state_dict(found):
         return dict(found)
     inside = [value for value in found.values() if _is_state_dict(value)] if isinstance(found, dict) else []

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from bounds import Refused
+from bounds.parquet import read_table
+from bounds.tensors import check_safetensors, one_line
+from bounds.text import parse_json
 from core.config import TrainConfig, is_own
-from core.errors import UserError
+from core.errors import UserError, shown
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.forward import without_dropout
@@ -244,16 +247,19 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
     """What `save_tensors` wrote.
 
     Raises:
-        UserError: if the file is missing, truncated or not ours.
+        UserError: if the file is missing, truncated, not ours, or beyond `bounds`.
     """
     try:
+        check_safetensors(path)
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["adaptlens"])
+            metadata = parse_json((file.metadata() or {})["adaptlens"], "its metadata")
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata are no object of JSON")
         return load_file(path, device=str(device)), metadata
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged, or no file of adaptlens: {error}") from error
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{path} is damaged, or no file of adaptlens: {one_line(error)}") from error
 
 
 def save_run(run: Run, results: Path) -> Path:
@@ -314,7 +320,7 @@ def check_format(path: Path, found: Any) -> None:
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
         told = f"this version of adaptlens reads format {FORMAT}{', and a newer one wrote the file' if newer else ''}"
-        raise UserError(f"{path} has format {found!r}; {told}")
+        raise UserError(f"{path} has format {shown(found)}; {told}")
 
 
 def is_finished(folder: Path) -> bool:
@@ -357,29 +363,26 @@ def load_run(
     tensors, metadata = load_tensors(folder / "weights.safetensors", device)
     check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
-        raise UserError(f"{folder / 'weights.safetensors'} is of run {metadata.get('id')}, not of {config.id}")
-    try:
-        curve = pd.read_parquet(folder / "curve.parquet")
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{folder / 'curve.parquet'} is missing or damaged: {error}") from error
+        raise UserError(f"{folder / 'weights.safetensors'} is of run {shown(metadata.get('id'))}, not of {config.id}")
+    curve = _read_curve(folder / "curve.parquet")
     parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}, "buffer": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind not in parts:
-            raise UserError(f"{folder / 'weights.safetensors'} has an unexpected tensor {name!r}")
+            raise UserError(f"{folder / 'weights.safetensors'} has an unexpected tensor {shown(name)}")
+        if kind != "buffer" and not tensor.is_floating_point():
+            raise UserError(f"{folder / 'weights.safetensors'} has {shown(name)} of {tensor.dtype}, which cannot adapt")
         parts[kind][rest] = tensor
-    try:
-        status = str(info.pop("status"))
-        del info["format"]
-        TaskShape(tuple(info["example_shape"]), int(info["num_outputs"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'run.json'} is incomplete: {error}") from error
+    status = _check_info(info, folder / "run.json")
+    _check_sizes(config, info, parts, folder)
     source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
     if source is not None and source.fingerprint() != info["dataset_fingerprint"]:
         raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")
     if model is not None:
         model = without_dropout(deepcopy(model))
         in_training = info.get("modules_in_training")
+        if not isinstance(in_training, list | None):
+            raise UserError(f"{folder / 'run.json'} does not list its modules_in_training")
         for name, part in model.named_modules():
             part.training = part.training if in_training is None else name in in_training
     run = Run(
@@ -387,11 +390,68 @@ def load_run(
     )  # fmt: skip
     expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
     check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
-    run.rule.check(run.theta, run.xi)
+    try:
+        run.rule.check(run.theta, run.xi)
+    except UserError as error:
+        raise UserError(f"{folder / 'weights.safetensors'}: {error}") from error
     # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
     # before it was saved.
     run.theta = {name: run.theta[name] for name in expected}
     return run
+
+
+def _read_curve(path: Path) -> pd.DataFrame:
+    """The curve of a run.
+
+    Raises:
+        UserError: if it is missing, damaged, of other columns, or beyond `bounds`.
+    """
+    try:
+        table = read_table(path)
+        if table.column_names != list(CURVE_COLUMNS):
+            raise Refused(f"it has the columns {shown(table.column_names)}, not {', '.join(CURVE_COLUMNS)}")
+        return table.to_pandas(ignore_metadata=True).astype(CURVE_COLUMNS)
+    except (OSError, ValueError, TypeError) as error:  # pandas says ValueError where a whole number is missing
+        raise UserError(f"{path} is missing or damaged: {one_line(error)}") from error
+
+
+def _check_info(info: dict[str, Any], path: Path) -> str:
+    """The status in what run.json says, which is taken out; what a model is made from is looked at.
+
+    Raises:
+        UserError: if something is missing, or none of what it can be.
+    """
+    del info["format"]
+    if missing := [name for name in ("status", "example_shape", "num_outputs") if name not in info]:
+        raise UserError(f"{path} is incomplete: it lacks {', '.join(missing)}")
+    status, shape, outputs = info.pop("status"), info["example_shape"], info["num_outputs"]
+    sizes = [*shape, outputs] if isinstance(shape, list) else [None]
+    if not isinstance(status, str) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise UserError(f"{path} is incomplete: status must be a word, example_shape and num_outputs whole numbers")
+    return status
+
+
+def _check_sizes(config: TrainConfig, info: Mapping[str, Any], parts: Mapping[str, Any], folder: Path) -> None:
+    """See that the model and rule that a run's settings describe are no larger than its weights, before any is made.
+
+    Raises:
+        UserError: if they are.
+    """
+    layers, depth = len(config.hidden or ()), config.rule_depth or 0
+    if layers > len(parts["theta"]) or depth > len(parts["xi"]):
+        raise UserError(f"{folder / 'config.json'} describes more layers than {folder / 'weights.safetensors'} holds")
+    if is_own(config.model):
+        return
+    shape = TaskShape(tuple(info["example_shape"]), info["num_outputs"])
+    if min(*shape.example_shape, shape.num_outputs, *(config.hidden or ()), config.filters or 1, 1) < 1:
+        raise UserError(f"{folder} describes a layer of no width")
+    try:
+        with torch.device("meta"):  # sizes alone
+            model = make_model(config.model, shape, seed=config.seed, **config.model_options())
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot count with
+        raise UserError(f"{folder} describes a model that cannot be made: {one_line(error)}") from error
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    check_tensors(f"{folder / 'weights.safetensors'}: theta", parts["theta"], expected, f"model {config.model!r}")
 
 
 def list_runs(results: str | Path = "results") -> pd.DataFrame:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -398,10 +398,28 @@ def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dic
         raise UserError(f"{path} is of another run; delete it to start again")
     needed = {"iteration": metadata, "seconds": metadata, "curve": metadata, "optimizer": metadata}
     counts = OPTIMIZER_STATE[config.meta_optimizer][1] if metadata.get("iteration") else ()
-    needed |= {name: metadata.get("optimizer", {}) for name in counts}
+    optimizer = metadata.get("optimizer", {})
+    needed |= {name: optimizer for name in counts if isinstance(optimizer, dict)}
     if missing := sorted(name for name, where in needed.items() if name not in where):
         raise UserError(f"{path} lacks {', '.join(missing)}; delete it to start again")
+    if not _is_state(metadata, config) or optimizer.keys() != set(counts):
+        raise UserError(f"{path} does not say where the training was; delete it to start again")
     return tensors, metadata
+
+
+def _is_state(metadata: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Whether the numbers of a state are of the kinds that they should be, and its curve one."""
+    iteration, seconds, curve = (metadata[name] for name in ("iteration", "seconds", "curve"))
+    numbers = [seconds, *metadata["optimizer"].values()] if isinstance(metadata["optimizer"], dict) else [math.nan]
+    if type(iteration) is not int or not 0 <= iteration <= config.iterations or not isinstance(curve, list):
+        return False
+    kinds = [(int,), (str,), (float, int), (float, int), (int,)]  # as in CURVE_COLUMNS
+    return all(type(number) in (float, int) and 0 <= number < math.inf for number in numbers) and all(
+        isinstance(row, list)
+        and len(row) == len(kinds)
+        and all(type(value) in kind for value, kind in zip(row, kinds, strict=True))
+        for row in curve
+    )
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Where:
             raise FigureError(f"a choice of runs is [DATASET:]KEY=VALUE, such as glyphs:iterations=600, not {text!r}")
         try:
             value = json.loads(right)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = right
         return cls(dataset or None, key, value)
 
@@ -216,11 +216,46 @@ def read_runs(
         config = provenance.get(run, {}).get("config")
         if not config:
             raise FigureError(f"table {study}/{run} does not say how the run was configured, so it cannot be labelled")
+        if wrong := wrong_settings(config):
+            raise FigureError(f"table {study}/{run} does not say as it should how the run was configured: {wrong}")
         stated = {key: value for key, value in config.items() if value is not None}
         whole = {**config, **CNN_DEFAULTS, **stated} if config["model"] == "cnn" else config
         configs[run] = {**whole, **{key: provenance[run][key] for key in ("dataset_fingerprint", "code_version")}}
     frame.attrs.clear()  # pandas copies them, deeply, with every selection
     return choose(Runs(frame, configs, study), where)
+
+
+# What a configuration has to say, and what the rest of it may be.
+_REQUIRED = {"dataset": str, "model": str, "method": str, "seed": int, "steps": int, "iterations": int,
+             "tasks_per_iteration": int}  # fmt: skip
+_OPTIONAL: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("norm_mode", "downsample", "lr_scope", "meta_optimizer", "own"), (str,)),
+    **dict.fromkeys(("ways", "shots", "query_shots", "depth", "filters", "points", "eval_every", "eval_tasks"), (int,)),
+    **dict.fromkeys(("adapt_lr", "meta_lr", "input_scale", "init_scale"), (int, float)),
+    **dict.fromkeys(("same_points", "first_order", "rotations", "normalize", "endless", "bias"), (bool,)),
+}
+
+
+def wrong_settings(config: Mapping[str, Any]) -> str:
+    """The names of settings that a configuration lacks, or that are nothing that they can be; empty if there are none.
+
+    What a table says of its run may be anything, as that of another program; it is compared, counted with and shown.
+    """
+    wrong = [key for key, kind in _REQUIRED.items() if type(config.get(key)) is not kind]
+    for key, value in config.items():
+        if value is None or key in _REQUIRED:
+            continue
+        parts = value if isinstance(value, list) else [value]
+        if (
+            not all(type(part) in (str, int, float, bool) for part in parts)
+            or not key.isprintable()
+            or (key in _OPTIONAL and type(value) not in _OPTIONAL[key])
+        ):
+            wrong.append(key)
+    numbers = {key: value for key, value in config.items() if type(value) is int}
+    wrong += [key for key, value in numbers.items() if abs(value) >= 1 << 63 or (key != "seed" and value < 0)]
+    wrong += [key for key in ("ways", "shots") if config.get(key) == 0]
+    return ", ".join(key if key.isprintable() else repr(key) for key in wrong[:10])
 
 
 def choose(runs: Runs, where: Sequence[Where]) -> Runs:

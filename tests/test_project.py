@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def test_every_package_is_installed():
     found = {
         ".".join(path.parent.relative_to(ROOT).parts)
-        for top in ("core", "analysis", "figures", "chain")
+        for top in ("bounds", "core", "analysis", "figures", "chain")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, listed
 from core.task_parameter import Gradient, Product, TaskParameter
 
 Tensors = Mapping[str, Tensor]
@@ -20,9 +20,9 @@ def check_tensors(what: str, tensors: Tensors, expected: Mapping[str, torch.Size
         UserError: naming the tensors that do not, and `what` they are part of.
     """
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise UserError(f"{what} lacks {', '.join(missing)}, which {owner} needs")
+        raise UserError(f"{what} lacks {listed(missing)}, which {owner} needs")
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise UserError(f"{what} has {', '.join(extra)}, which {owner} does not know")
+        raise UserError(f"{what} has {listed(extra)}, which {owner} does not know")
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise UserError(

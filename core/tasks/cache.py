@@ -1,14 +1,17 @@
 """Arrays that are dear to make and the same every time, kept between processes."""
 
+import io
+import math
 import os
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
+from bounds import MAX_CACHE_BYTES, open_file
+from bounds.tensors import open_zip
 from core.errors import UserError
 from core.files import write_atomically
 
@@ -68,18 +71,24 @@ def cached_arrays(
 def _read(path: Path, keys: Collection[str]) -> Arrays | None:
     """The arrays in a file, or None if they cannot be had from it, for whatever reason."""
     try:
-        # Reading an array to its end makes the zip reader check its CRC-32.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in keys}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        SyntaxError,
-        RuntimeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+        with open_file(path, MAX_CACHE_BYTES) as file, open_zip(file, path) as archive:
+            return {key: _read_array(archive, f"{key}.npy") for key in keys}
+    except Exception:  # a damaged header is read as Python, and fails in whatever it happens to say
         return None
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of an archive.
+
+    Raises:
+        ValueError: if it is no array of numbers or words, or has another size than it says.
+    """
+    # As a whole: reading a part to its end makes the zip reader check its CRC-32.
+    content = io.BytesIO(archive.read(name))
+    if np.lib.format.read_magic(content) != (1, 0):
+        raise ValueError("a version that is not written here")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+    if dtype.hasobject or dtype.itemsize * math.prod(shape) != len(content.getbuffer()) - content.tell():
+        raise ValueError("more or fewer bytes than are announced")
+    content.seek(0)
+    return np.lib.format.read_array(content, allow_pickle=False)

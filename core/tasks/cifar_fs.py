@@ -1,16 +1,19 @@
 """CIFAR-FS (Bertinetto et al., ICLR 2019): the 100 classes of CIFAR-100, 600 colour images of 32 x 32 pixels each."""
 
+import gzip
 import os
 import tarfile
 import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
+from bounds import MAX_CIFAR_BYTES, MAX_TAR_MEMBERS, Refused, Within, check, most, open_file
+from bounds.tensors import one_line
 from core.errors import UserError
 from core.tasks.cache import cache_folder
 from core.tasks.downloads import download as fetch
@@ -134,23 +137,41 @@ def _read(place: Path) -> dict[str, dict[str, Any]]:
     try:
         if place.is_dir():
             for name in FILES:
-                with open(place / name, "rb") as file:
-                    values[name] = read_pickle(file, place / name)
+                with open_file(place / name, MAX_CIFAR_BYTES) as file:
+                    values[name] = read_pickle(file, place / name, os.fstat(file.fileno()).st_size)
         else:
-            with tarfile.open(place, "r:gz") as archive:
-                for name in FILES:
-                    member = archive.extractfile(f"{FOLDER}/{name}")
-                    if member is None:
-                        raise KeyError(name)
-                    values[name] = read_pickle(member, f"{name} in {place}")  # type: ignore[arg-type]  # is a reader
-    except KeyError as error:
-        raise UserError(f"{place} does not hold CIFAR-100: {error.args[0]}") from error
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"cannot read {place} ({error}): get it again") from error
+            with open_file(place, MAX_CIFAR_BYTES) as file:
+                _read_archive(file, place, values)
+    except Refused as error:
+        raise UserError(str(error)) from error
+    except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot read {place} ({one_line(error)}): get it again") from error
     for name, value in values.items():
         if not isinstance(value, dict):
             raise UserError(f"{name} in {place} is not of CIFAR-100: it holds a {type(value).__name__}, not a dict")
     return values
+
+
+def _read_archive(file: BinaryIO, place: Path, values: dict[str, Any]) -> None:
+    """Add the value of each of `FILES` in an archive, in the order in which they come: it is unpacked once."""
+    wanted = {f"{FOLDER}/{name}": name for name in FILES}
+    with gzip.open(file) as unpacked:
+        # It may unpack to a thousand times its size, and what describes a file in it is read as a whole.
+        within = Within(unpacked, most(MAX_CIFAR_BYTES))  # type: ignore[arg-type]  # is a reader
+        with tarfile.open(fileobj=within, mode="r|") as archive:  # type: ignore[call-overload]  # is a reader, too
+            for number, member in enumerate(archive):
+                check(place, number, MAX_TAR_MEMBERS, "files or more in it")
+                name = wanted.pop(member.name, None)
+                if name is None:
+                    continue
+                part = archive.extractfile(member) if member.type in tarfile.REGULAR_TYPES else None
+                if part is None:
+                    raise UserError(f"{name} in {place} is no file")
+                values[name] = read_pickle(part, f"{name} in {place}", member.size)
+    if wanted:
+        raise UserError(f"{place} does not hold CIFAR-100: it lacks {', '.join(wanted)}")
 
 
 def _images(folder: Path) -> dict[str, np.ndarray]:
@@ -162,7 +183,12 @@ def _images(folder: Path) -> dict[str, np.ndarray]:
     values = _read(place)
     names = values["meta"].get("fine_label_names")
     known = {name for split in CLASSES.values() for name in split}
-    if not isinstance(names, list) or len(names) != len(known) or set(names) != known:
+    if (
+        not isinstance(names, list)
+        or not all(isinstance(name, str) for name in names)
+        or len(names) != len(known)
+        or set(names) != known
+    ):
         raise UserError(f"meta in {place} does not name the 100 classes of CIFAR-100 as fine_label_names")
     parts = [_rows(values[name], f"{name} in {place}") for name in ("train", "test")]
     images = np.concatenate([data for data, _ in parts])

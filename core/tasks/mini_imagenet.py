@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.errors import UserError
+from bounds import MAX_PICKLED_BYTES, Refused, open_file
+from core.errors import UserError, shown
 from core.tasks.base import SPLITS
 from core.tasks.cache import cache_folder
 from core.tasks.downloads import download as fetch
@@ -124,7 +125,7 @@ def _download(folder: Path) -> None:
         }
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"cannot download mini-ImageNet ({error}): {_ADVICE}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{RECORD} does not list its files as it used to ({error!r}): {_ADVICE}") from error
     for name in missing:
         if name not in offered:
@@ -136,8 +137,10 @@ def _download(folder: Path) -> None:
 def _read(path: Path) -> tuple[list[str], torch.Tensor]:
     """The names of the classes in a file, sorted, and their images: uint8 (classes, images, 3, 84, 84)."""
     try:
-        with open(path, "rb") as file:
-            value = read_pickle(file, path)
+        with open_file(path, MAX_PICKLED_BYTES) as file:
+            value = read_pickle(file, path, os.fstat(file.fileno()).st_size)
+    except Refused as error:
+        raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     value = value if isinstance(value, dict) else {}
@@ -152,16 +155,18 @@ def _read(path: Path) -> tuple[list[str], torch.Tensor]:
         )
     ):
         raise UserError(f"{path} has no `class_dict` of rows by the names of classes")
+    if sum(len(members) for members in rows.values()) > len(data):
+        raise UserError(f"{path} lists more rows in its classes than it has images, which are {len(data)}")
     names = sorted(rows)
     images = []
     for name in names:
         members = rows[name]
         if not all(isinstance(row, int | np.integer) and 0 <= row < len(data) for row in members):
-            raise UserError(f"{path} lists for class {name} something other than rows of its {len(data)} images")
+            raise UserError(f"{path} lists for class {shown(name)} something other than rows of its {len(data)} images")
         if len(members) != len(rows[names[0]]):
             raise UserError(
-                f"{path} has {len(members)} images of {name} but {len(rows[names[0]])} of {names[0]}: every class must "
-                "have as many"
+                f"{path} has {len(members)} images of {shown(name)} but {len(rows[names[0]])} of {shown(names[0])}: "
+                "every class must have as many"
             )
         images.append(data[np.asarray(members, dtype=np.int64)].transpose(0, 3, 1, 2))
     return names, torch.from_numpy(np.stack(images))

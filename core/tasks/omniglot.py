@@ -12,7 +12,6 @@ import os
 import urllib.request
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,7 +20,19 @@ import PIL
 import torch
 from PIL import Image
 
-from core.errors import UserError
+from bounds import (
+    MAX_DRAWING_BYTES,
+    MAX_DRAWING_SIDE,
+    MAX_DRAWINGS,
+    MAX_DRAWINGS_BYTES,
+    MAX_NAME,
+    MAX_OMNIGLOT_ARCHIVE,
+    Refused,
+    check,
+    read_bytes,
+)
+from bounds.tensors import check_zip_directory, one_line
+from core.errors import UserError, shown
 from core.files import write_atomically
 from core.tasks.cache import Arrays, cache_folder, cached_arrays
 from core.tasks.images import POOL_SIZES, ImageTasks
@@ -53,11 +64,6 @@ TRAIN_SHARE = 1200 / 1623
 VALIDATION_SHARE = 100 / 1623
 
 _VERSION = 1  # of the decoding; part of the cached file's name
-# Bounds on what a file may make us do; the real archives stay below a tenth of each.
-_MAX_ARCHIVE_BYTES = 1 << 28
-_MAX_ENTRIES = 500_000
-_MAX_PNG_BYTES = 1 << 18
-_MAX_PIXELS_A_SIDE = 2048
 
 Drawings = dict[str, dict[str, bytes]]
 """PNG bytes by character (`Greek/character01`) and by file name."""
@@ -235,7 +241,7 @@ def _write_bytes(content: bytes, path: Path) -> None:
 
 def _fetch(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=30) as response:
-        content: bytes = response.read(_MAX_ARCHIVE_BYTES)
+        content: bytes = response.read(MAX_OMNIGLOT_ARCHIVE)
     return content
 
 
@@ -286,9 +292,9 @@ def _open_archives(paths: list[Path], name: str) -> tuple[str, Callable[[], Draw
     contents = []
     for path in paths:
         try:
-            if path.stat().st_size > _MAX_ARCHIVE_BYTES:
-                raise UserError(f"{path} is larger than any Omniglot archive")
-            content = path.read_bytes()
+            content = read_bytes(path, MAX_OMNIGLOT_ARCHIVE)
+        except Refused as error:
+            raise UserError(str(error)) from error
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
         _refuse_html(content, path, name)
@@ -307,10 +313,11 @@ def _open_archives(paths: list[Path], name: str) -> tuple[str, Callable[[], Draw
 def _read_archive(path: Path, content: bytes, drawings: Drawings) -> None:
     """Add the drawings of a zip archive. They are read in memory: names in it never become paths on the disk."""
     try:
+        check_zip_directory(io.BytesIO(content), path)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
-            if len(entries) > _MAX_ENTRIES:
-                raise UserError(f"{path} has {len(entries)} entries, more than any Omniglot archive")
+            check(path, len(entries), MAX_DRAWINGS, "files in it")
+            check(path, sum(entry.file_size for entry in entries), MAX_DRAWINGS_BYTES, "bytes unpacked")
             for entry in entries:
                 parts = entry.filename.split("/")
                 if entry.is_dir() or len(parts) < 3:
@@ -318,11 +325,32 @@ def _read_archive(path: Path, content: bytes, drawings: Drawings) -> None:
                 # Names with a leading dot are what a Mac adds to archives.
                 if not parts[-1].lower().endswith(".png") or parts[-1].startswith("."):
                     continue
-                if entry.file_size > _MAX_PNG_BYTES:
-                    raise UserError(f"{entry.filename} in {path} is too large for a drawing: {entry.file_size} bytes")
-                _add(drawings, f"{parts[-3]}/{parts[-2]}", parts[-1], archive.read(entry), path)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path} is not a whole zip archive ({error}): get it again") from error
+                where = f"{shown(entry.filename)} in {path}"
+                check(where, entry.file_size, MAX_DRAWING_BYTES, "bytes")
+                if len(entry.filename) > 4 * MAX_NAME or not entry.filename.isprintable():
+                    raise UserError(f"{where} has a name that no file has")
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise UserError(f"{where} is compressed otherwise than Omniglot's archives are")
+                _add(drawings, f"{parts[-3]}/{parts[-2]}", parts[-1], _unpacked(archive, entry), path)
+    except Refused as error:
+        raise UserError(str(error)) from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile has an error of its own for some damage only
+        raise UserError(f"{path} is not a whole zip archive ({one_line(error)}): get it again") from error
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The content of a file in an archive. `archive.read` would unpack all that there is, whatever size was announced.
+
+    Raises:
+        BadZipFile: if its checksum or its size is another than is announced.
+    """
+    with archive.open(entry) as file:
+        content = b"".join(iter(lambda: file.read(1 << 16), b""))
+    if len(content) != entry.file_size:
+        raise zipfile.BadZipFile(f"{shown(entry.filename)} is cut off")
+    return content
 
 
 def _add(drawings: Drawings, character: str, file: str, png: bytes, path: Path) -> None:
@@ -333,16 +361,21 @@ def _add(drawings: Drawings, character: str, file: str, png: bytes, path: Path) 
 
 def _open_trees(folders: list[Path]) -> tuple[str, Callable[[], Drawings]]:
     drawings: Drawings = {}
+    total = 0
     for folder in folders:
-        for file in sorted(folder.glob("*/*/*.png")):
+        for number, file in enumerate(sorted(folder.glob("*/*/*.png"))):
             if file.name.startswith("."):
                 continue
             try:
-                if file.stat().st_size > _MAX_PNG_BYTES:
-                    raise UserError(f"{file} is too large for a drawing: {file.stat().st_size} bytes")
-                _add(drawings, f"{file.parts[-3]}/{file.parts[-2]}", file.name, file.read_bytes(), folder)
+                content = read_bytes(file, MAX_DRAWING_BYTES)
+                total += len(content)
+                check(folder, total, MAX_DRAWINGS_BYTES, "bytes of drawings or more")
+                check(folder, number, MAX_DRAWINGS, "drawings or more")
+            except Refused as error:
+                raise UserError(str(error)) from error
             except OSError as error:
                 raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+            _add(drawings, f"{file.parts[-3]}/{file.parts[-2]}", file.name, content, folder)
     digest = hashlib.blake2b(digest_size=8)
     for character, files in sorted(drawings.items()):
         for name, png in sorted(files.items()):
@@ -357,11 +390,12 @@ def _decode(drawings: Drawings) -> Arrays:
         raise UserError("there are no drawings (alphabet/character/*.png) in the archives or folder given")
     names = sorted(drawings)
     most = max(len(files) for files in drawings.values())
+    for character, files in drawings.items():
+        if len(files) != most:
+            raise UserError(f"{character} has {len(files)} drawings where others have {most}")
     images = np.empty((len(names), most, 1, SIZE, SIZE), dtype=np.uint8)
     for row, character in enumerate(names):
         files = drawings[character]
-        if len(files) != most:
-            raise UserError(f"{character} has {len(files)} drawings where others have {most}")
         for column, file in enumerate(sorted(files)):
             images[row, column, 0] = _decode_drawing(files[file], f"{character}/{file}")
     return {"images": images, "names": np.array(names)}
@@ -369,10 +403,12 @@ def _decode(drawings: Drawings) -> Arrays:
 
 def _decode_drawing(png: bytes, name: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            if max(image.size) > _MAX_PIXELS_A_SIDE:
-                raise UserError(f"{name} has {image.width} x {image.height} pixels, too many for a drawing")
-            grey = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    except (OSError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} is not a readable PNG image ({error})") from error
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+                check(name, max(image.size), MAX_DRAWING_SIDE, "pixels a side")
+                grey = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    except Refused as error:
+        raise UserError(str(error)) from error
+    except Exception as error:  # Pillow has no error of its own for a damaged file
+        raise UserError(f"{name} is not a readable PNG image ({one_line(error)})") from error
     return 255 - np.asarray(grey)  # black ink on white paper

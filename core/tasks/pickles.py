@@ -5,15 +5,16 @@ build numbers, text, lists, tuples, sets, dicts and arrays of numbers; not even 
 trusts what it is told of a buffer.
 """
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from bounds import Refused
+from bounds.pickles import BoundedUnpickler
+from bounds.tensors import one_line
 from core.errors import UserError
 
 _KINDS = "biuf"  # what an array may hold: booleans, integers and floating-point numbers
@@ -49,6 +50,8 @@ class _Array:
 def _view(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
     # A string of Python 2 has been read as Latin-1.
     buffer = raw.encode("latin1") if isinstance(raw, str) else raw
+    if not isinstance(buffer, bytes):
+        raise _NotAdmitted(f"an array of {type(raw).__name__}")
     return np.frombuffer(buffer, dtype.value).reshape(shape, order=order)
 
 
@@ -91,40 +94,73 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(BoundedUnpickler):
+    settable = (_Array, _Dtype)
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise _NotAdmitted(f"{module}.{name}")
-        # A fresh object each time: a pickle can set attributes of what it is given.
-        return partial(_ADMITTED[module, name])
+        make = _ADMITTED[module, name]
+
+        # A fresh function each time: a pickle can set attributes of what it is given.
+        def made(*parts: Any) -> Any:
+            self.charge(sum(len(part) for part in parts if isinstance(part, str | bytes | list | dict)))
+            return make(*parts)
+
+        return made
 
 
-def _unwrap(value: Any) -> Any:
-    if isinstance(value, _Array | _Dtype):
-        return value.value
-    if isinstance(value, dict):
-        return {_unwrap(key): _unwrap(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_unwrap(each) for each in value)
-    return value
+class _Unwrapper:
+    """Puts arrays in the place of what stood for them. What a value holds twice is looked at once: lists of the same
+    list, thirty deep, would never end.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[int, Any] = {}  # by the identity of what was unwrapped, all of which the pickle's value holds
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, _Array | _Dtype | dict | list | tuple):
+            return value
+        if id(value) not in self._done:
+            self._done[id(value)] = _UNFINISHED
+            self._done[id(value)] = self._unwrapped(value)
+        elif self._done[id(value)] is _UNFINISHED:
+            raise ValueError("a value holds itself")
+        return self._done[id(value)]
+
+    def _unwrapped(self, value: Any) -> Any:
+        if isinstance(value, _Array | _Dtype):
+            return value.value
+        if isinstance(value, dict):
+            return {self(key): self(each) for key, each in value.items()}
+        return type(value)(self(each) for each in value)
 
 
-def read_pickle(file: BinaryIO, name: str | Path) -> Any:
+_UNFINISHED = object()
+
+
+def read_pickle(file: BinaryIO, name: str | Path, size: int) -> Any:
     """The value in a pickle of arrays of numbers and plain containers, of Python 2 or 3, in any protocol.
 
     Args:
         file: open for reading; text of Python 2 is taken for Latin-1.
         name: what to call it in an error.
+        size: how many bytes of it there are.
 
     Returns:
         The value; its arrays are read-only, an `OrderedDict` comes as a dict.
 
     Raises:
-        UserError: if the pickle is damaged, or holds anything else. Nothing of it has run then.
+        UserError: if the pickle is damaged, beyond `bounds`, or holds anything else. Nothing of it has run then.
     """
     try:
-        return _unwrap(_Unpickler(file, encoding="latin1").load())
+        return _Unwrapper()(_Unpickler(file, size, name).load())
+    except Refused as error:
+        raise UserError(str(error)) from error
     except _NotAdmitted as error:
-        raise UserError(f"{name} holds {error}, which is no part of arrays of numbers and plain containers") from error
+        raise UserError(
+            f"{name} holds {one_line(error)}, which is no part of arrays of numbers and plain containers"
+        ) from error
     except Exception as error:  # a damaged pickle fails in whatever its bytes happen to say
-        raise UserError(f"{name} is not a whole pickle ({type(error).__name__}: {error}): get it again") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{name} is not a whole pickle ({reason}): get it again") from error

@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.compare import assert_same_results
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("core", "analysis", "figures", "chain", "profiles", "Snakefile")
+COPIED = ("bounds", "core", "analysis", "figures", "chain", "profiles", "Snakefile")
 # Two groups of two seeds, five tables, one figure.
 TINY = ("preset=quick", "datasets=synthetic", "figures=fig1", "iterations=4", "seeds=2", "num_tasks=2", "threads=1")
 # Loaded by every Python process of the copy: kills all of them when a file of a certain name is about to be renamed to

@@ -108,3 +108,19 @@ def test_download(tmp_path, monkeypatch, capsys):
     for name, message in (("glyphs", "nothing to download"), ("omniglott", "unknown dataset 'omniglott'")):
         assert main(["download", name, "--data-dir", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["config.json", "run.json", "curve.parquet", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[" * 5000, b"\xff" * 100, b"PAR1" * 10, bytes(100)])
+def test_a_damaged_file_is_told_in_a_line_with_exit_code_2(tmp_path, capsys, file, content):
+    assert main([*TRAIN, "--results", str(tmp_path)]) == 0
+    folder = next((tmp_path / "runs").iterdir())
+    (folder / file).write_bytes(content)
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 2
+    out, told = capsys.readouterr()
+    assert out == ""
+    assert told.startswith("error: ")
+    assert file in told
+    assert told.rstrip("\n").isprintable()
+    assert main(["list", "--results", str(tmp_path)]) == 0

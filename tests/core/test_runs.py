@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pandas as pd
@@ -85,7 +86,7 @@ def of_another_shape(path):
         ("weights.safetensors", lambda p: p.unlink(), "weights.safetensors does not exist"),
         ("weights.safetensors", cut, "weights.safetensors is damaged"),
         ("weights.safetensors", lambda p: save_file({"a": torch.ones(1)}, p), "damaged, or no file of adaptlens"),
-        ("weights.safetensors", of_another_run, "weights.safetensors is of run other, not of synthetic-"),
+        ("weights.safetensors", of_another_run, "weights.safetensors is of run 'other', not of synthetic-"),
         ("weights.safetensors", of_another_shape, r"theta\['fc.weight'\] has shape \(2, 2\), but model 'lr' needs"),
         ("curve.parquet", cut, "curve.parquet is missing or damaged"),
         ("curve.parquet", lambda p: p.unlink(), "curve.parquet is missing or damaged"),
@@ -140,3 +141,43 @@ def test_modes_that_are_not_those_of_training_are_named(tiny_config):
     assert run.evaluate(pools["test"]).attrs["differs"] == {}
     run.model.eval()
     assert run.evaluate(pools["test"]).attrs["differs"] == {"modules_in_training": (", 0, 1", "")}
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("run.json", {"example_shape": [10**12]}, r"theta\['fc.weight'\] has shape"),
+        ("run.json", {"example_shape": [10**30]}, "describes a model that cannot be made"),
+        ("run.json", {"example_shape": [0]}, "describes a layer of no width"),
+        ("run.json", {"example_shape": "a"}, "run.json is incomplete: status must be a word, example_shape"),
+        ("run.json", {"num_outputs": 1.5}, "run.json is incomplete: status must be a word, example_shape"),
+        ("run.json", {"status": 1}, "run.json is incomplete: status must be a word"),
+        (
+            "config.json",
+            {"model": "linnet", "hidden": [2] * 100},
+            "describes more layers than .*weights.safetensors holds",
+        ),
+        ("config.json", {"model": "linnet", "hidden": [10**9]}, "weights.safetensors: theta lacks layers.0.weight"),
+        ("config.json", {"rule_depth": 10**9}, "describes more layers than .*weights.safetensors holds"),
+        ("config.json", {"adapt_lr": 10**400}, "config.json: adapt_lr must be a finite number"),
+    ],
+)
+def test_a_run_cannot_ask_for_more_than_its_weights(run, file, changes, message):
+    text = json.loads((run.path / file).read_text())
+    (text["config"] if file == "config.json" else text).update(changes)
+    (run.path / file).write_text(json.dumps(text))
+    if file == "config.json":
+        with contextlib.suppress(UserError):
+            tensors, metadata = load_tensors(run.path / "weights.safetensors")
+            metadata["id"] = read_config(run.path).id
+            save_tensors(run.path / "weights.safetensors", tensors, metadata)
+    with pytest.raises(UserError, match=message) as caught:
+        load_run(run.path)
+    assert str(caught.value).isprintable()
+
+
+def test_whole_numbers_cannot_adapt(run):
+    tensors, metadata = load_tensors(run.path / "weights.safetensors")
+    save_tensors(run.path / "weights.safetensors", {name: each.long() for name, each in tensors.items()}, metadata)
+    with pytest.raises(UserError, match=r"of torch\.int64, which cannot adapt"):
+        load_run(run.path)

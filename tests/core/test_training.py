@@ -231,6 +231,16 @@ def without(*names):
     return damage
 
 
+def changed(**changes):
+    """Puts other metadata into a saved state."""
+
+    def damage(path):
+        tensors, metadata = load_tensors(path)
+        save_tensors(path, tensors, {**metadata, **changes})
+
+    return damage
+
+
 def widened(path):
     tensors, metadata = load_tensors(path)
     save_tensors(path, {**tensors, "theta.fc.weight": torch.ones(1, 1)}, metadata)
@@ -243,6 +253,13 @@ def widened(path):
         (without("seconds", "curve"), "state.safetensors lacks curve, seconds; delete it"),
         (without("optimizer"), "state.safetensors lacks optimizer, step; delete it"),
         (without("step"), "state.safetensors lacks step; delete it"),
+        (changed(iteration=7), "state.safetensors does not say where the training was; delete it"),
+        (changed(iteration=1.5), "state.safetensors does not say where the training was; delete it"),
+        (changed(seconds="1"), "state.safetensors does not say where the training was; delete it"),
+        (changed(curve=[[0, "test", 0.5, 0.5]]), "state.safetensors does not say where the training was; delete it"),
+        (changed(curve=3), "state.safetensors does not say where the training was; delete it"),
+        (changed(optimizer={"step": []}), "state.safetensors does not say where the training was; delete it"),
+        (changed(optimizer={"step": 1.0, "a": 1}), "state.safetensors does not say where the training was; delete it"),
         (without("xi.fc.weight.L"), r"state.safetensors: state lacks xi.fc.weight.L, which this run needs"),
         (without("optimizer.exp_avg.xi.fc.weight.L"), r"lacks optimizer.exp_avg.xi.fc.weight.L, which this run needs"),
         (widened, r"state\['theta.fc.weight'\] has shape \(1, 1\), but this run needs \(1, 100\)"),

@@ -201,3 +201,35 @@ def test_download_is_used_once(tmp_path, monkeypatch):
     ((url, name, md5),) = calls
     assert url.endswith(name)
     assert len(md5) == 32
+
+
+def archive_of(path, members):
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in members:
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def member(name, size=0, kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(f"cifar-100-python/{name}")
+    info.size, info.type, info.linkname = size, kind, link
+    return info
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([(member("a"), b"")] * 1200, "files or more in it, more than the 1,000 that are read"),
+        ([(member("x", 1 << 21), bytes(1 << 21))], "cannot read .*bytes are announced where"),
+        ([(member("meta", kind=tarfile.SYMTYPE, link="meta"), b"")], "meta in .* is no file"),
+        ([(member("meta", kind=tarfile.LNKTYPE, link="cifar-100-python/meta"), b"")], "meta in .* is no file"),
+        ([(member("meta", kind=tarfile.FIFOTYPE), b"")], "meta in .* is no file"),
+        ([(member("../meta"), b"")], "does not hold CIFAR-100: it lacks cifar-100-python/meta"),
+    ],
+    ids=["many", "large", "link", "hard link", "pipe", "elsewhere"],
+)
+def test_archives_have_bounds(tmp_path, monkeypatch, members, message):
+    monkeypatch.setattr(module, "MAX_CIFAR_BYTES", 1 << 20)
+    with pytest.raises(UserError, match=message):
+        module._read(archive_of(tmp_path / "cifar-100-python.tar.gz", members))
+    assert {path.name for path in tmp_path.rglob("*")} == {"cifar-100-python.tar.gz"}

@@ -172,3 +172,11 @@ def test_a_download_that_cannot_be_says_so(tmp_path, monkeypatch, answer, match)
     monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
     with pytest.raises(UserError, match=match):
         mini_imagenet(2, 1, root=tmp_path, download=True)
+
+
+def test_a_row_listed_again_and_again_takes_no_memory(tmp_path):
+    path = tmp_path / "mini-imagenet-cache-train.pkl"
+    data = np.zeros((2, 84, 84, 3), np.uint8)
+    path.write_bytes(pickle.dumps({"image_data": data, "class_dict": {"a": [0] * 10**5, "b": [1] * 10**5}}, 2))
+    with pytest.raises(UserError, match="lists more rows in its classes than it has images, which are 2"):
+        module._read(path)

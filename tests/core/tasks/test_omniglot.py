@@ -3,6 +3,7 @@
 import hashlib
 import io
 import sys
+import tracemalloc
 import urllib.error
 import zipfile
 from pathlib import Path
@@ -220,8 +221,12 @@ def test_damaged_archives_are_refused_and_left_alone(load, archives, damage, mes
     [
         ("Gamma/character01/0001_01.png", b"not a picture", "Gamma/character01/0001_01.png is not a readable PNG"),
         ("Gamma/character01/0001_01.png", png()[:-30], "Gamma/character01/0001_01.png is not a readable PNG"),
-        ("Gamma/character01/0001_01.png", b"x" * (1 << 18) + b"x", "too large for a drawing"),
-        ("Gamma/character01/0001_01.png", png(size=2100), "2100 x 2100 pixels"),
+        (
+            "Gamma/character01/0001_01.png",
+            b"x" * (1 << 18) + b"x",
+            "has 262,145 bytes, more than the 262,144",
+        ),
+        ("Gamma/character01/0001_01.png", png(size=2100), "has 2,100 pixels a side"),
         ("Gamma/character01/extra.png", png(), "Alpha/character01 has 4 drawings where others have 5"),
     ],
 )
@@ -292,3 +297,51 @@ def test_decoded_images_are_cached_by_content(load, archives, monkeypatch):
     write_zip(archives / "images_evaluation.zip", characters({"Gamma": 11}) | {"Gamma/character01/0001_01.png": png(3)})
     assert load(omniglot, archives).fingerprint() != one
     assert len(calls) == 2
+
+
+def test_a_drawing_that_unpacks_to_more_than_it_says_is_refused_before_it_does(archives, load):
+    name, told, size = "images_evaluation/Gamma/character01/0001_01.png", 1000, 1 << 28
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(name, "w") as file:
+        for _ in range(size >> 20):
+            file.write(bytes(1 << 20))
+    content = sink.getvalue().replace(size.to_bytes(4, "little"), told.to_bytes(4, "little"))
+    assert len(content) < 1 << 19
+    (archives / "images_evaluation.zip").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"images_evaluation\.zip is not a whole zip archive"):
+            load(omniglot, archives)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        ("MAX_DRAWINGS", "images_background.zip has .* files in it, more than the 3"),
+        ("MAX_DRAWINGS_BYTES", "images_background.zip has .* bytes unpacked, more than the 3"),
+        ("MAX_OMNIGLOT_ARCHIVE", "images_background.zip has .* bytes, more than the 3"),
+    ],
+)
+def test_archives_have_bounds(archives, load, monkeypatch, bound, message):
+    monkeypatch.setattr(module, bound, 3)
+    with pytest.raises(UserError, match=message):
+        load(omniglot, archives)
+
+
+def test_names_in_an_archive_are_no_paths(tmp_path):
+    archive = tmp_path / "data" / "x.zip"
+    write_zip(archive, {"../../../a/b/../c.png": png(), "/tmp/y/z.png": png()})
+    drawings: dict = {}
+    module._read_archive(archive, archive.read_bytes(), drawings)
+    assert set(drawings) == {"b/..", "tmp/y"}
+    assert {path.name for path in tmp_path.rglob("*")} == {"data", "x.zip"}
+
+
+def test_other_compressions_are_refused(archives, load):
+    with zipfile.ZipFile(archives / "images_evaluation.zip", "a", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("images_evaluation/Gamma/character01/0001_09.png", png())
+    with pytest.raises(UserError, match="is compressed otherwise than Omniglot's archives are"):
+        load(omniglot, archives)

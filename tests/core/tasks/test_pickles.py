@@ -25,7 +25,7 @@ VALUE = {
 
 
 def read(content: bytes):
-    return read_pickle(io.BytesIO(content), "some.pkl")
+    return read_pickle(io.BytesIO(content), "some.pkl", len(content))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -124,3 +124,21 @@ def test_a_buffer_shorter_than_its_shape_is_refused():
     whole = pickle.dumps(np.arange(4, dtype=np.uint8), 2)
     with pytest.raises(UserError, match=r"some\.pkl"):
         read(whole.replace(b"K\x04\x85", b"K\x7f\x85"))
+
+
+def test_what_is_held_twice_is_looked_at_once():
+    value: list = [np.arange(2)]
+    for _ in range(60):  # 2^60 ways to the array
+        value = [value, value]
+    got = read(pickle.dumps(value, 2))
+    for _ in range(60):
+        assert got[0] is got[1]
+        got = got[0]
+    np.testing.assert_array_equal(got[0], [0, 1])
+
+
+def test_copies_of_the_same_text_are_refused():
+    content = b"\x80\x02c_codecs\nencode\nq\x00X" + (1000).to_bytes(4, "little") + b"a" * 1000
+    content += b"q\x01X\x06\x00\x00\x00latin1q\x02\x86q\x030]q\x04(" + b"h\x00h\x03R" * 1000 + b"e."
+    with pytest.raises(UserError, match=r"some\.pkl is not a whole pickle \(MemoryError: it copies the same values"):
+        read(content)

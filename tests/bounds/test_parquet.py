@@ -1,0 +1,132 @@
+"""Tables that unpack to more than they may."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bounds import FACTOR, Refused
+from bounds.parquet import read_table
+
+TABLE = pa.table(
+    {
+        "word": ["a", "", "é", None, "a" * 300] * 20,
+        "number": pa.array([1, None, -(2**62), 4, 5] * 20),
+        "size": [0.5, -0.0, np.inf, 4.0, 5.0] * 20,
+        "yes": [True, False, None, True, True] * 20,
+    }
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.parquet"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "none"},
+        {"use_dictionary": False},
+        {"data_page_version": "2.0"},
+        {"row_group_size": 7},
+        {"data_page_size": 1, "write_batch_size": 1, "dictionary_pagesize_limit": 10},
+        {"write_page_checksum": True, "write_page_index": True},
+        {"version": "1.0"},
+        {"store_schema": False},
+    ],
+)
+def test_a_table_is_read_however_it_was_laid_out(path, options):
+    pq.write_table(TABLE, path, **options)
+    assert read_table(path, checksums=True).equals(pq.read_table(path))
+    assert read_table(path).equals(TABLE)
+
+
+def test_what_pandas_wrote_is_read(path):
+    TABLE.to_pandas().to_parquet(path, index=False)
+    assert read_table(path).to_pandas().equals(TABLE.to_pandas())
+
+
+def test_a_table_of_no_rows_is_read(path):
+    pq.write_table(TABLE[:0], path)
+    assert read_table(path).equals(TABLE[:0])
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "brotli", "lz4"])
+def test_other_compressions_are_refused(path, compression):
+    pq.write_table(TABLE, path, compression=compression)
+    with pytest.raises(Refused, match=rf"x\.parquet is compressed as {compression.upper()}"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_other_encodings_are_refused(path, encoding):
+    pq.write_table(TABLE.select(["word"]), path, use_dictionary=False, column_encoding={"word": encoding})
+    with pytest.raises(Refused, match=r"x\.parquet has an encoding \(number \d\) that no table of ours has"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[1]]),
+        pa.array([{"a": 1}]),
+        pa.array([b"a"]),
+        pa.array([1], pa.int32()),
+        pa.array(["a"]).dictionary_encode(),
+        pa.array(pd.array([pd.Period("2020", "M")])),
+    ],
+    ids=str,
+)
+def test_other_columns_are_refused(path, column):
+    pq.write_table(pa.table({"a": column}), path)
+    with pytest.raises(Refused, match=r"x\.parquet has a column 'a' of .*, which no table of ours has"):
+        read_table(path)
+
+
+def test_rows_are_counted_before_they_are_made(path, monkeypatch):
+    # A billion of the same value take a few bytes.
+    pq.write_table(pa.table({"a": pa.array(np.zeros(1_000_000))}), path)
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr("bounds.parquet.MAX_TABLE_VALUES", 999_999)
+    with pytest.raises(Refused, match=r"x\.parquet has 1,000,000 values, more than the 999,999"):
+        read_table(path)
+    monkeypatch.setenv(FACTOR, "2")
+    assert read_table(path).num_rows == 1_000_000
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_words_are_counted_as_often_as_they_stand_there(path, dictionary, monkeypatch):
+    pq.write_table(pa.table({"a": ["b" * 1000] * 5000}), path, use_dictionary=dictionary)
+    monkeypatch.setattr("bounds.parquet.MAX_TABLE_TEXT", 5_100_000)
+    assert read_table(path).num_rows == 5000
+    monkeypatch.setattr("bounds.parquet.MAX_TABLE_TEXT", 4_900_000)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(Refused, match="bytes of words, more than the 4,900,000"):
+        read_table(path)
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+def test_a_footer_that_is_too_large_is_not_read(path, monkeypatch):
+    pq.write_table(TABLE, path)
+    monkeypatch.setattr("bounds.parquet._FOOTER_BYTES", 100)
+    with pytest.raises(Refused, match="bytes in its footer, more than the 100"):
+        read_table(path)
+
+
+def test_a_page_that_says_it_unpacks_to_gigabytes_is_refused(path):
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": pa.array(range(1000))}), sink, use_dictionary=False)
+    content = bytearray(sink.getvalue())
+    # A page begins with its kind, field 1, and its size, field 2, a zigzag number of two bytes here.
+    assert content[4:7] == b"\x15\x00\x15"
+    size = content[7] & 127 | content[8] << 7
+    assert size > 2 * 8000 - 1
+    for place, told in ((7, b"\xfe\xff\xff\xff\x0f"),):
+        path.write_bytes(bytes(content[:place]) + told + bytes(content[place + 3 :]))
+        with pytest.raises(Refused, match=r"x\.parquet is truncated, damaged or no parquet file"):
+            read_table(path)
