@@ -4,6 +4,7 @@ A table is long and tidy, has exactly the columns of its study in `SCHEMAS`, and
 parquet schema metadata. Readers never write. Neither torch nor the engine is imported here.
 """
 
+import hashlib
 import json
 import platform
 import sys
@@ -23,6 +24,7 @@ from analysis.files import write_atomically
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"adaptlens"
+DIGEST_KEY = b"adaptlens digest"  # of what METADATA_KEY holds, as each page of the table has its checksum
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy")
 
 
@@ -432,7 +434,8 @@ def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, p
         )
     except (TypeError, ValueError) as error:
         raise StudyError(f"the provenance of {study}/{id} is not plain JSON: {error}") from error
-    table = _to_arrow(study, frame).replace_schema_metadata({METADATA_KEY: text.encode()})
+    words = {METADATA_KEY: text.encode(), DIGEST_KEY: _digest(text.encode())}
+    table = _to_arrow(study, frame).replace_schema_metadata(words)
     return write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
 
@@ -545,6 +548,10 @@ def provenance(
     }
 
 
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+
+
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read()
@@ -552,7 +559,10 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise StudyError(f"{path} does not exist") from None
     except (pa.ArrowException, OSError) as error:
         raise StudyError(f"{path} is truncated, damaged or no parquet file") from error
-    text = (table.schema.metadata or {}).get(METADATA_KEY)
+    words = table.schema.metadata or {}
+    text = words.get(METADATA_KEY)
+    if text is not None and words.get(DIGEST_KEY, b"") not in (b"", _digest(text)):
+        raise StudyError(f"{path} is damaged: its provenance is not what was written")
     try:
         provenance = json.loads(text) if text is not None else None
     except ValueError:

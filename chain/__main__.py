@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     from chain.drawing import draw
     from chain.plan import make_plan
     from core.errors import UserError
+    from core.memory import is_out_of_memory
     from core.training import Interrupted
 
     try:
@@ -93,7 +94,19 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        return _stopped()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: out of memory; fewer tasks at once (--tasks-per-chunk, --num-tasks) need less", file=sys.stderr)
+        return 2
     return 0
+
+
+def _stopped() -> int:
+    print("stopped; the same command goes on", file=sys.stderr)
+    return 130
 
 
 def settings_of(arguments: list[str]) -> Settings:
@@ -124,6 +137,8 @@ def _draw_all_there(results: Path, figure: str) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return _stopped()
     return 0
 
 

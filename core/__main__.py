@@ -14,6 +14,7 @@ from core.costs import duration, estimate
 from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
+from core.memory import is_out_of_memory
 from core.methods import METHODS
 from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, read_config
@@ -154,6 +155,14 @@ def _run(options: argparse.Namespace) -> int:
         if rank == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:  # before or after the iterations, or a second time
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: out of memory; fewer tasks at once (--tasks-per-chunk) need less", file=sys.stderr)
+        return 2
 
 
 def _train(options: argparse.Namespace) -> int:

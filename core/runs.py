@@ -7,9 +7,11 @@ curve.parquet         loss and accuracy along training
 run.json              written last: the run is finished, and how
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -199,7 +201,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         UserError: if the file cannot be written.
     """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    text = {"adaptlens": json.dumps(metadata, sort_keys=True)}
+    words = json.dumps(metadata, sort_keys=True)
+    text = {"adaptlens": words, "digest": _digest(words, plain)}
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=text))
 
 
@@ -207,16 +210,31 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
     """What `save_tensors` wrote.
 
     Raises:
-        UserError: if the file is missing, truncated or not ours.
+        UserError: if the file is missing, truncated, not what was written (older versions wrote no digest), or not
+            ours.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["adaptlens"])
-        return load_file(path, device=str(device)), metadata
+            text = file.metadata() or {}
+            metadata = json.loads(text["adaptlens"])
+        tensors = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(f"{path} is damaged, or no file of adaptlens: {error}") from error
+    if text.get("digest", "") not in ("", _digest(text["adaptlens"], tensors)):
+        raise UserError(f"{path} is damaged: it is not what was written")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Digest of a text, and of tensors on the CPU with their names, types and shapes."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_run(run: Run, results: Path) -> Path:
@@ -230,10 +248,20 @@ def save_run(run: Run, results: Path) -> Path:
     parts = {"theta": run.theta, "xi": run.xi, "buffer": run.buffers}
     tensors = {f"{kind}.{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
     save_tensors(folder / "weights.safetensors", tensors, {"format": FORMAT, "id": run.id})
-    write_atomically(folder / "curve.parquet", lambda temporary: run.curve.to_parquet(temporary, index=False))
-    write_json(folder / "run.json", {"format": FORMAT, "status": run.status, **run.info})
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    write_atomically(
+        folder / "curve.parquet",
+        lambda temporary: run.curve.to_parquet(temporary, index=False, write_page_checksum=True),
+    )
+    content = {"format": FORMAT, "status": run.status, **run.info}
+    write_json(folder / "run.json", {**content, "digest": _digest(json.dumps(content, sort_keys=True), {})})
+    remove_state(folder)
     return folder
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the state of a finished run, which nothing reads any more; where that fails, it stays."""
+    with suppress(OSError):
+        (folder / "state.safetensors").unlink(missing_ok=True)
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:
@@ -251,15 +279,18 @@ def read_config(folder: Path) -> TrainConfig:
     Raises:
         UserError: if the folder is no run, or was written by a version that is not understood.
     """
-    if not (folder / "config.json").exists():
+    if not os.path.exists(folder / "config.json"):  # unlike `Path.exists` no error for a folder that is closed to us
         raise UserError(f"{folder} is no run: it has no config.json")
     text = _checked_format(folder / "config.json")
     if not isinstance(text.get("config"), dict):
         raise UserError(f"{folder / 'config.json'} has no configuration in it")
     try:
-        return TrainConfig.from_dict(text["config"])
+        config = TrainConfig.from_dict(text["config"])
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
+    if text.get("id", config.id) != config.id:
+        raise UserError(f"{folder / 'config.json'} is damaged: its settings are those of {config.id}, not {text['id']}")
+    return config
 
 
 def _checked_format(path: Path) -> dict[str, Any]:
@@ -267,12 +298,16 @@ def _checked_format(path: Path) -> dict[str, Any]:
     if not isinstance(text, dict) or text.get("format") != FORMAT:
         found = text.get("format") if isinstance(text, dict) else None
         raise UserError(f"{path} has format {found!r}; this version of adaptlens reads format {FORMAT}")
+    # config.json has none: there the run's id is the digest; nor have files of older versions.
+    digest = text.pop("digest", None)
+    if digest not in (None, _digest(json.dumps(text, sort_keys=True), {})):
+        raise UserError(f"{path} is damaged: it is not what was written")
     return text
 
 
 def is_finished(folder: Path) -> bool:
     """Whether the run in `folder` is complete."""
-    return (folder / "run.json").exists()
+    return os.path.exists(folder / "run.json")
 
 
 def load_run(
@@ -311,8 +346,9 @@ def load_run(
     if metadata.get("id") != config.id:
         raise UserError(f"{folder / 'weights.safetensors'} is of run {metadata.get('id')}, not of {config.id}")
     try:
-        curve = pd.read_parquet(folder / "curve.parquet")
-    except (OSError, pa.ArrowException) as error:
+        curve = pd.read_parquet(folder / "curve.parquet", engine="pyarrow", page_checksum_verification=True)
+        curve = curve[list(CURVE_COLUMNS)].astype(CURVE_COLUMNS)
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(f"{folder / 'curve.parquet'} is missing or damaged: {error}") from error
     parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}, "buffer": {}}
     for name, tensor in tensors.items():
