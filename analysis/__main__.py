@@ -47,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for a mistake in the input, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "analysis", *arguments])
     try:
+        options = _parser().parse_args(arguments)
+        command = shlex.join(["python", "-m", "analysis", *arguments])
         names = list(STUDIES) if options.study == "all" else [options.study]
         if names[0] not in STUDIES | STANDALONE:
             raise unknown_name("study", options.study, [*STUDIES, *STANDALONE, "all"])

@@ -62,7 +62,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for a mistake in the input, 130 if stopped."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "draw-all-there":
         return _draw_all_there(options.results, options.figure)
@@ -94,19 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
-    except KeyboardInterrupt:
-        return _stopped()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         print("error: out of memory; fewer tasks at once (--tasks-per-chunk, --num-tasks) need less", file=sys.stderr)
         return 2
     return 0
-
-
-def _stopped() -> int:
-    print("stopped; the same command goes on", file=sys.stderr)
-    return 130
 
 
 def settings_of(arguments: list[str]) -> Settings:
@@ -137,8 +137,6 @@ def _draw_all_there(results: Path, figure: str) -> int:
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return _stopped()
     return 0
 
 

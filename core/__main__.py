@@ -126,11 +126,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 if a run diverged, 2 for a mistake in the input, 130 if stopped."""
-    options = _parser().parse_args(arguments)
-    with one_voice():
-        code = _run(options)
-    if code != 2:
-        leave()
+    try:
+        options = _parser().parse_args(arguments)
+        with one_voice():
+            code = _run(options)
+        if code != 2:
+            leave()
+    except KeyboardInterrupt:  # not within the iterations, or a second time
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
     return code
 
 
@@ -154,9 +158,6 @@ def _run(options: argparse.Namespace) -> int:
     except Interrupted as error:
         if rank == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:  # before or after the iterations, or a second time
-        print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

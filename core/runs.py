@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from core.config import TrainConfig, is_own
@@ -30,6 +30,7 @@ from core.errors import UserError
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.forward import without_dropout
+from core.locks import LOCK
 from core.models import make_model
 from core.models.layers import Groups, layers_of
 from core.optimizers import MetaOptimizer
@@ -203,7 +204,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     words = json.dumps(metadata, sort_keys=True)
     text = {"adaptlens": words, "digest": _digest(words, plain)}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=text))
+    # Not by `save_file`, which has a temporary file of its own, and leaves that where it is killed.
+    write_atomically(path, lambda temporary: _write_bytes(temporary, save(plain, metadata=text)))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -254,14 +260,15 @@ def save_run(run: Run, results: Path) -> Path:
     )
     content = {"format": FORMAT, "status": run.status, **run.info}
     write_json(folder / "run.json", {**content, "digest": _digest(json.dumps(content, sort_keys=True), {})})
-    remove_state(folder)
+    tidy(folder)
     return folder
 
 
-def remove_state(folder: Path) -> None:
-    """Remove the state of a finished run, which nothing reads any more; where that fails, it stays."""
-    with suppress(OSError):
-        (folder / "state.safetensors").unlink(missing_ok=True)
+def tidy(folder: Path) -> None:
+    """Remove what nothing reads of a finished run, its state and its lock; where that fails, they stay."""
+    for name in ("state.safetensors", LOCK):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:

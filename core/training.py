@@ -46,9 +46,9 @@ from core.runs import (
     load_run,
     load_tensors,
     modules_in_training,
-    remove_state,
     save_run,
     save_tensors,
+    tidy,
     write_config,
 )
 from core.tasks import TaskSource, as_tasks, make_tasks
@@ -412,7 +412,7 @@ def _saved(configs: Sequence[TrainConfig], results: Path | None, claims: ExitSta
                 folder = results / "runs" / config.id
                 if is_finished(folder):
                     found.finished.add(config.id)
-                    remove_state(folder)  # there if the process was killed that finished it
+                    tidy(folder)  # for a process that was killed when it had finished it
                     continue
                 claimed = claim(folder)
                 if claimed is None:

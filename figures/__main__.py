@@ -56,9 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; exit code 2 for a mistake in the input, or if there is nothing to draw, 130 if stopped."""
-    options = _parser().parse_args(arguments)
     try:
-        return _run(options)
+        return _run(_parser().parse_args(arguments))
     except KeyboardInterrupt:
         print("stopped; the same command draws what is missing", file=sys.stderr)
         return 130

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 # The share of the time that fills every cache and every pool of the allocator, the first states saved among it; memory
 # is compared with that after it.
 WARM_UP = 0.25
+# Seconds at the end in which the run is measured and saved, for which more of the libraries is loaded: told apart.
+FINISHING = 3.0
 # What may come on top after the warm-up. The allocator gives back in pages, and keeps what it may need again: some MiB
 # of noise. A tensor of one task kept in each of 300,000 iterations would be 120 MiB, a float of Python 7 MiB.
 MAY_GROW_MIB = 6.0
@@ -66,8 +68,6 @@ def _watch(results: Path, steps: int, interval: float) -> int:
             continue  # it has not begun, or has ended
         memory.append((time.monotonic() - started, resident))
         files = list(folders[0].iterdir())
-        if any(path.name == "weights.safetensors" for path in files):
-            break  # it is saved, for which more of the libraries is loaded
         most_files = max(most_files, len(files))
         states += [path.stat().st_size for path in files if path.name == "state.safetensors"]
         if len(memory) % round(30 / interval) == 1:
@@ -77,7 +77,7 @@ def _watch(results: Path, steps: int, interval: float) -> int:
     if process.returncode != 0 or not memory:
         print(f"the training ended with exit code {process.returncode}: {told}")
         return 1
-    warm = [value for at, value in memory if at >= WARM_UP * seconds]
+    warm = [value for at, value in memory if WARM_UP * seconds <= at <= seconds - FINISHING]
     most, grown = max(warm), max(warm) - warm[0]
     print(told, end="")
     print(
@@ -85,13 +85,12 @@ def _watch(results: Path, steps: int, interval: float) -> int:
     )
     print(
         f"resident memory: first {memory[0][1]:.1f}, after the warm-up {warm[0]:.1f}, last {warm[-1]:.1f}, "
-        f"most {most:.1f} MiB; grown after the warm-up by {grown:.1f} MiB (at most {MAY_GROW_MIB})"
+        f"most {most:.1f}, while it was saved {memory[-1][1]:.1f} MiB; grown after the warm-up by {grown:.1f} MiB (at most {MAY_GROW_MIB})"
     )
     if states:
         print(f"state.safetensors: first {states[0]:,}, last {states[-1]:,}, most {max(states):,} bytes")
-    print(
-        f"files in the run's folder: at most {most_files} at once, {len(list((results / 'runs').glob('*/*')))} at the end"
-    )
+    left = len(list((results / "runs").glob("*/*")))
+    print(f"files in the run's folder: at most {most_files} at once, {left} at the end")
     flat = not states or max(states) <= (1 + STATE_MAY_GROW) * states[0]
     good = grown <= MAY_GROW_MIB and flat and most_files <= 6
     print("flat" if good else "it grew")
