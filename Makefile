@@ -15,7 +15,7 @@ CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
 FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
 
-.PHONY: help install reproduce paper figures test test-browser test-cluster notebooks bench lint clean
+.PHONY: help install reproduce paper figures test test-browser test-cluster test-faults notebooks bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ test-browser: install  ## the report in headless Chromium; where it is missing, 
 
 test-cluster: install  ## the chain on a SLURM of two nodes on this machine, with a job and a node that die (Debian, root)
 	$(BIN)/python -m tests.cluster.run
+
+test-faults: install  ## full disks, kills, damage, races: over a thousand faults for real, and what was lost (root: all kinds)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run
 
 bench: install  ## speed and memory beside the tests' naive implementation and other libraries, into results/benchmark
 	$(BIN)/python -m tests.benchmarks

@@ -15,7 +15,7 @@ LONGEST_SENTENCE = 600  # characters of what a call says that fails, paths inclu
 
 @dataclass(frozen=True)
 class Case:
-    """A work with what is there before it, and after it when nothing disturbs it; and the seconds that it then takes."""
+    """A work with what is there before it, and after it when nothing disturbs it, and the seconds that this takes."""
 
     work: Work
     old: dict[str, str]
@@ -48,7 +48,7 @@ def told(outcome: Ended) -> list[str]:
         return []
     if outcome.code not in (2, 130):
         return [f"exit code {outcome.code}: {outcome.said[-300:]}"]
-    if not outcome.said.strip() or len(outcome.said) > LONGEST_SENTENCE:
+    if (outcome.code == 2 and not outcome.said.strip()) or len(outcome.said) > LONGEST_SENTENCE:
         return [f"no sentence: {outcome.said[:300]!r}"]
     return []
 

@@ -85,7 +85,8 @@ def _watch(results: Path, steps: int, interval: float) -> int:
     )
     print(
         f"resident memory: first {memory[0][1]:.1f}, after the warm-up {warm[0]:.1f}, last {warm[-1]:.1f}, "
-        f"most {most:.1f}, while it was saved {memory[-1][1]:.1f} MiB; grown after the warm-up by {grown:.1f} MiB (at most {MAY_GROW_MIB})"
+        f"most {most:.1f}, while it was saved {memory[-1][1]:.1f} MiB; grown after the warm-up by {grown:.1f} MiB "
+        f"(at most {MAY_GROW_MIB})"
     )
     if states:
         print(f"state.safetensors: first {states[0]:,}, last {states[-1]:,}, most {max(states):,} bytes")

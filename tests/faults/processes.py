@@ -82,7 +82,9 @@ def _live(begin: Callable[[], Callable[[], int]], output: int, begins: int) -> N
     try:
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        # Not closed with the object: a child of this process has its own in the same places.
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         # Whoever started this one in the background may have had it ignore Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         work = begin()

@@ -46,9 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="adaptlens-faults-") as folder:
         record = inject(Path(folder), options)
     shim.remove()
-    for kind, losses in record.losses.items():
-        for loss in losses:
-            print(f"LOSS ({kind}) {loss}")
     print(record)
     return 1 if record.num_losses else 0
 
@@ -80,6 +77,7 @@ def inject(scratch: Path, options: argparse.Namespace) -> Record:
         jobs = modules[kind].jobs(cases, scratch, number, random.Random(f"{options.seed} {kind}"))
         for losses in carry_out(jobs, scratch):
             record.add(kind, losses)
+            print("".join(f"LOSS ({kind}) {loss}\n" for loss in losses), end="", flush=True)
         record.seconds[kind] = time.monotonic() - started
         print(f"{kind}: {record.injections[kind]:,} injections, {len(record.losses[kind]):,} losses", flush=True)
     return record

@@ -91,6 +91,8 @@ def guarded(write: Callable[[], object]) -> Callable[[], int]:
         except (UserError, StudyError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            return 130
         return 0
 
     return do
@@ -184,8 +186,9 @@ def make_works(templates: Path) -> dict[str, Work]:
 
     def tables(folder: Path) -> None:
         runs(folder)
-        code = analysis.__main__.main(["all", "--quiet", "--num-tasks", "3", "--results", str(folder)])
-        assert code == 0, f"analysis all ended with {code}"
+        for study in ("post_adaptation", "training_curves"):
+            code = analysis.__main__.main([study, "--quiet", "--num-tasks", "3", "--results", str(folder)])
+            assert code == 0, f"{study} ended with {code}"
 
     def chain_done(until: str) -> Callable[[Path], None]:
         def fill(folder: Path) -> None:
