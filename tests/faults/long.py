@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 # The share of the time that fills every cache and every pool of the allocator, the first states saved among it; memory
 # is compared with that after it.
 WARM_UP = 0.25
-# Seconds at the end in which the run is measured and saved, for which more of the libraries is loaded: told apart.
-FINISHING = 3.0
+# The share of the time, at the end, in which the run is measured and saved: seconds, more on a busy machine. More of
+# the libraries is loaded for it, once, which is told apart.
+FINISHING = 0.04
 # What may come on top after the warm-up. The allocator gives back in pages, and keeps what it may need again: some MiB
 # of noise. A tensor of one task kept in each of 300,000 iterations would be 120 MiB, a float of Python 7 MiB.
 MAY_GROW_MIB = 6.0
@@ -77,7 +78,7 @@ def _watch(results: Path, steps: int, interval: float) -> int:
     if process.returncode != 0 or not memory:
         print(f"the training ended with exit code {process.returncode}: {told}")
         return 1
-    warm = [value for at, value in memory if WARM_UP * seconds <= at <= seconds - FINISHING]
+    warm = [value for at, value in memory if WARM_UP * seconds <= at <= (1 - FINISHING) * seconds]
     most, grown = max(warm), max(warm) - warm[0]
     print(told, end="")
     print(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import UserError
 from tests.faults.judge import goes_on, make_case, told, whole
 from tests.faults.processes import Ended, ended
 from tests.faults.run import KINDS
@@ -32,7 +33,7 @@ def in_place(folder):
             file.write('{"a": ')
             file.flush()
             if (folder / "trouble").exists():
-                raise SystemExit(2)
+                raise UserError("cannot write")
             file.write("1}")
 
     return guarded(write)
