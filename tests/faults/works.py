@@ -24,6 +24,7 @@ from core.runs import save_run, write_config
 from core.tasks.base import concatenate
 from core.tasks.cache import cached_arrays
 from core.training import Group
+from core.version import code_version
 from figures.page import page
 from figures.registry import FIGURES
 from figures.report import collect
@@ -201,6 +202,9 @@ def make_works(templates: Path) -> dict[str, Work]:
 
         return fill
 
+    # Asked once, for all processes that are forked: it takes a while, and somebody may be at work on the code.
+    code_version("core")
+    code_version("core", "analysis")
     begun = template("begun", state_after(2))
     trained = template("trained", runs)
     measured = template("measured", tables)
