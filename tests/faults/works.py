@@ -205,6 +205,8 @@ def make_works(templates: Path) -> dict[str, Work]:
     # Asked once, for all processes that are forked: it takes a while, and somebody may be at work on the code.
     code_version("core")
     code_version("core", "analysis")
+    # And done once here, so that processes that are forked need not load what is loaded at first use.
+    save_run(grouped(6, None)._finish(0, "ok"), templates / "warm")
     begun = template("begun", state_after(2))
     trained = template("trained", runs)
     measured = template("measured", tables)
