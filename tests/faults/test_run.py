@@ -17,7 +17,18 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_few_faults_of_each_kind_lose_nothing():
-    command = [sys.executable, "-m", "tests.faults.run", "--injections", "4", "--work", "state", "table", "cache"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.run",
+        "--injections",
+        "4",
+        "--work",
+        "state",
+        "table",
+        "cache",
+        "chain draw",
+    ]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     for kind in KINDS:
