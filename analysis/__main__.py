@@ -13,6 +13,7 @@ from core import Run, list_runs, load_run
 from core.config import is_own
 from core.device import checked_device
 from core.errors import UserError
+from core.memory import is_out_of_memory
 from core.runs import read_config
 from core.training import Interrupted
 
@@ -46,27 +47,38 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 2 for a mistake in the input, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "analysis", *arguments])
     try:
+        options = _parser().parse_args(arguments)
+        command = shlex.join(["python", "-m", "analysis", *arguments])
         names = list(STUDIES) if options.study == "all" else [options.study]
         if names[0] not in STUDIES | STANDALONE:
             raise unknown_name("study", options.study, [*STUDIES, *STANDALONE, "all"])
         if options.num_tasks < 1:
             raise StudyError(f"--num-tasks must be at least 1, got {options.num_tasks}")
+        without_memory: list[str] = []  # tables; the others are made
         # All tables are asked about before the first is made, so that a refusal comes at once.
         for name, jobs in _all_jobs(names, options).items():
             for run in tqdm(jobs, desc=name, unit="table", disable=options.quiet or not jobs):
-                path = carry_out(
-                    options.results,
-                    name,
-                    run,
-                    num_tasks=options.num_tasks,
-                    seed=options.seed,
-                    command=command,
-                    progress=not options.quiet,
-                )
+                try:
+                    path = carry_out(
+                        options.results,
+                        name,
+                        run,
+                        num_tasks=options.num_tasks,
+                        seed=options.seed,
+                        command=command,
+                        progress=not options.quiet,
+                    )
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    without_memory.append(f"{name}/{table_id(name, run, seed=options.seed)}")
+                    continue
                 tqdm.write(f"wrote {path}")
+        if without_memory:
+            raise StudyError(
+                f"out of memory in measuring {', '.join(without_memory)}: fewer tasks (--num-tasks) need less"
+            )
     except (StudyError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

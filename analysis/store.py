@@ -4,6 +4,7 @@ A table is long and tidy, has exactly the columns of its study in `SCHEMAS`, and
 parquet schema metadata. Readers never write. Neither torch nor the engine is imported here.
 """
 
+import hashlib
 import json
 import platform
 import sys
@@ -25,6 +26,7 @@ from analysis.files import write_atomically
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"adaptlens"
+DIGEST_KEY = b"adaptlens digest"  # of what METADATA_KEY holds, as each page of the table has its checksum
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy")
 
 
@@ -455,6 +457,8 @@ def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, p
         raise StudyError(f"the provenance of {study}/{id} is not plain JSON: {error}") from error
     _check_measured(study, frame)
     table = _to_arrow(study, frame).replace_schema_metadata({METADATA_KEY: text.encode()})
+    words = {METADATA_KEY: text.encode(), DIGEST_KEY: _digest(text.encode())}
+    table = _to_arrow(study, frame).replace_schema_metadata(words)
     return write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
 
@@ -567,6 +571,10 @@ def provenance(
     }
 
 
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+
+
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = bounds.parquet.read_table(path, checksums=True)
@@ -578,6 +586,14 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise StudyError(f"{path} is truncated, damaged or no parquet file") from error
     except bounds.Refused as error:
         raise StudyError(str(error)) from error
+    words = table.schema.metadata or {}
+    text = words.get(METADATA_KEY)
+    if text is not None and words.get(DIGEST_KEY, b"") not in (b"", _digest(text)):
+        raise StudyError(f"{path} is damaged: its provenance is not what was written")
+    try:
+        provenance = json.loads(text) if text is not None else None
+    except ValueError:
+        provenance = None
     if not isinstance(provenance, dict):
         raise StudyError(f"{path} is a parquet file, but no table of adaptlens: it has no provenance")
     if (version := provenance.get("schema_version")) != SCHEMA_VERSION:

@@ -62,7 +62,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for a mistake in the input, 130 if stopped."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "draw-all-there":
         return _draw_all_there(options.results, options.figure)
@@ -71,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     from chain.drawing import draw
     from chain.plan import make_plan
     from core.errors import UserError
+    from core.memory import is_out_of_memory
     from core.training import Interrupted
 
     try:
@@ -93,6 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: out of memory; fewer tasks at once (--tasks-per-chunk, --num-tasks) need less", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -15,6 +15,7 @@ from core.costs import duration, estimate
 from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
+from core.memory import is_out_of_memory
 from core.methods import METHODS
 from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, read_config
@@ -140,11 +141,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 if a run diverged, 2 for a mistake in the input, 130 if stopped."""
-    options = _parser().parse_args(arguments)
-    with one_voice():
-        code = _run(options)
-    if code != 2:
-        leave()
+    try:
+        options = _parser().parse_args(arguments)
+        with one_voice():
+            code = _run(options)
+        if code != 2:
+            leave()
+    except KeyboardInterrupt:  # not within the iterations, or a second time
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
     return code
 
 
@@ -169,6 +174,11 @@ def _run(options: argparse.Namespace) -> int:
         if rank == 0:
             print(f"{error}; the same command goes on from there", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("error: out of memory; fewer tasks at once (--tasks-per-chunk) need less", file=sys.stderr)
+        return 2
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -7,9 +7,11 @@ curve.parquet         loss and accuracy along training
 run.json              written last: the run is finished, and how
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from bounds import Refused
@@ -31,6 +33,7 @@ from core.errors import UserError, shown
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.forward import without_dropout
+from core.locks import LOCK
 from core.models import make_model
 from core.models.layers import Groups, layers_of
 from core.optimizers import MetaOptimizer
@@ -239,27 +242,48 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         UserError: if the file cannot be written.
     """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    text = {"adaptlens": json.dumps(metadata, sort_keys=True)}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=text))
+    words = json.dumps(metadata, sort_keys=True)
+    text = {"adaptlens": words, "digest": _digest(words, plain)}
+    # Not by `save_file`, which has a temporary file of its own, and leaves that where it is killed.
+    write_atomically(path, lambda temporary: _write_bytes(temporary, save(plain, metadata=text)))
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote.
 
     Raises:
-        UserError: if the file is missing, truncated, not ours, or beyond `bounds`.
+        UserError: if the file is missing, truncated, not what was written (older versions wrote no digest), not ours,
+            or beyond `bounds`.
     """
     try:
         check_safetensors(path)
         with safe_open(path, framework="pt") as file:
-            metadata = parse_json((file.metadata() or {})["adaptlens"], "its metadata")
+            text = file.metadata() or {}
+            metadata = parse_json(text["adaptlens"], "its metadata")
         if not isinstance(metadata, dict):
             raise ValueError("its metadata are no object of JSON")
-        return load_file(path, device=str(device)), metadata
+        tensors = load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError, OverflowError) as error:
         raise UserError(f"{path} is damaged, or no file of adaptlens: {one_line(error)}") from error
+    if text.get("digest", "") not in ("", _digest(text["adaptlens"], tensors)):
+        raise UserError(f"{path} is damaged: it is not what was written")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Digest of a text, and of tensors on the CPU with their names, types and shapes."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_run(run: Run, results: Path) -> Path:
@@ -273,10 +297,21 @@ def save_run(run: Run, results: Path) -> Path:
     parts = {"theta": run.theta, "xi": run.xi, "buffer": run.buffers}
     tensors = {f"{kind}.{name}": tensor for kind, part in parts.items() for name, tensor in part.items()}
     save_tensors(folder / "weights.safetensors", tensors, {"format": FORMAT, "id": run.id})
-    write_atomically(folder / "curve.parquet", lambda temporary: run.curve.to_parquet(temporary, index=False))
-    write_json(folder / "run.json", {"format": FORMAT, "status": run.status, **run.info})
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    write_atomically(
+        folder / "curve.parquet",
+        lambda temporary: run.curve.to_parquet(temporary, index=False, write_page_checksum=True),
+    )
+    content = {"format": FORMAT, "status": run.status, **run.info}
+    write_json(folder / "run.json", {**content, "digest": _digest(json.dumps(content, sort_keys=True), {})})
+    tidy(folder)
     return folder
+
+
+def tidy(folder: Path) -> None:
+    """Remove what nothing reads of a finished run, its state and its lock; where that fails, they stay."""
+    for name in ("state.safetensors", LOCK):
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:
@@ -294,20 +329,27 @@ def read_config(folder: Path) -> TrainConfig:
     Raises:
         UserError: if the folder is no run, or was written by a version that is not understood.
     """
-    if not (folder / "config.json").exists():
+    if not os.path.exists(folder / "config.json"):  # unlike `Path.exists` no error for a folder that is closed to us
         raise UserError(f"{folder} is no run: it has no config.json")
     text = _checked_format(folder / "config.json")
     if not isinstance(text.get("config"), dict):
         raise UserError(f"{folder / 'config.json'} has no configuration in it")
     try:
-        return TrainConfig.from_dict(text["config"])
+        config = TrainConfig.from_dict(text["config"])
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
+    if text.get("id", config.id) != config.id:
+        raise UserError(f"{folder / 'config.json'} is damaged: its settings are those of {config.id}, not {text['id']}")
+    return config
 
 
 def _checked_format(path: Path) -> dict[str, Any]:
     text = read_json(path)
     check_format(path, text.get("format") if isinstance(text, dict) else None)
+    # config.json has none: there the run's id is the digest; nor have files of older versions.
+    digest = text.pop("digest", None)
+    if digest not in (None, _digest(json.dumps(text, sort_keys=True), {})):
+        raise UserError(f"{path} is damaged: it is not what was written")
     return dict(text)
 
 
@@ -325,7 +367,7 @@ def check_format(path: Path, found: Any) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether the run in `folder` is complete."""
-    return (folder / "run.json").exists()
+    return os.path.exists(folder / "run.json")
 
 
 def load_run(
@@ -407,7 +449,7 @@ def _read_curve(path: Path) -> pd.DataFrame:
         UserError: if it is missing, damaged, of other columns, or beyond `bounds`.
     """
     try:
-        table = read_table(path)
+        table = read_table(path, checksums=True)
         if table.column_names != list(CURVE_COLUMNS):
             raise Refused(f"it has the columns {shown(table.column_names)}, not {', '.join(CURVE_COLUMNS)}")
         return table.to_pandas(ignore_metadata=True).astype(CURVE_COLUMNS)

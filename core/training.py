@@ -30,6 +30,8 @@ from core.device import checked_device
 from core.distributed import ALONE, Alone, ProcessLost, join, own_device
 from core.errors import UserError
 from core.evaluation import EXPLODED, replica_evaluate
+from core.locks import claim
+from core.memory import is_out_of_memory
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
@@ -48,6 +50,7 @@ from core.runs import (
     modules_in_training,
     save_run,
     save_tensors,
+    tidy,
     write_config,
 )
 from core.tasks import TaskSource, as_tasks, make_tasks
@@ -134,6 +137,7 @@ class Group:
         self.seconds = 0.0  # in `step`, by the clock
         self.code_version = code_version("core")
         self.finished: list[Run] = []
+        self.given_up: list[TrainConfig] = []  # for which the memory did not suffice
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
 
     @property
@@ -149,7 +153,7 @@ class Group:
     @property
     def label(self) -> str:
         """What is trained, for people."""
-        config = (self.configs or [run.config for run in self.finished])[0]
+        config = (self.configs or self.given_up or [run.config for run in self.finished])[0]
         return f"{config.model} {config.method}"
 
     @property
@@ -247,6 +251,24 @@ class Group:
         self.optimizer = self._make_optimizer()
         for before, after in zip(old, self._tensors().values(), strict=True):
             self.optimizer.state[after] = {k: v[keep] if v.ndim > 0 else v for k, v in state[before].items()}
+
+    @contextmanager
+    def gives_up_without_memory(self) -> Iterator[None]:
+        """A block after which these runs are left out, if it needs more memory than there is.
+
+        The state last saved is what they go on from.
+
+        Raises:
+            UserError: where other processes take part, which cannot go on alone.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.team.size > 1:
+                raise UserError(_without_memory(self.configs)) from error
+            self.given_up, self.configs = self.configs, []
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f"theta.{n}": t for n, t in self.theta.items()} | {f"xi.{n}": t for n, t in self.xi.items()}
@@ -424,29 +446,61 @@ def _is_state(metadata: Mapping[str, Any], config: TrainConfig) -> bool:
 
 @dataclass(frozen=True)
 class _Saved:
-    """What was found of runs: the ids of those asked for and of the finished, and the states of others by id."""
+    """What was found of runs: the ids of those asked for, of the finished, and of those that are another process's.
+
+    `states` are those of others, by id.
+    """
 
     asked: list[str]
     finished: set[str]
+    taken: set[str]
     states: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]
 
 
-def _saved(configs: Sequence[TrainConfig], results: Path | None) -> _Saved:
-    """What there is of these runs in `results`.
+def _saved(configs: Sequence[TrainConfig], results: Path | None, claims: ExitStack) -> _Saved:
+    """What there is of these runs in `results`; those that are not finished are claimed until `claims` is left.
+
+    Runs that differ in nothing but the seed are claimed as one, as they are trained: which of them are trained together
+    is decided by what was asked for and what is saved, not by what another process is at.
 
     Raises:
-        UserError: as `_read_state`.
+        UserError: as `_read_state`, or if a run's folder cannot be written.
     """
-    found = _Saved([config.id for config in configs], set(), {})
+    found = _Saved([config.id for config in configs], set(), set(), {})
     if results is None:
         return found
+    families: dict[TrainConfig, list[TrainConfig]] = defaultdict(list)
     for config in dict.fromkeys(configs):
-        folder = results / "runs" / config.id
-        if is_finished(folder):
-            found.finished.add(config.id)
-        elif (folder / "state.safetensors").exists():
-            found.states[config.id] = _read_state(folder / "state.safetensors", config)
+        families[replace(config, seed=0, own=None)].append(config)
+    for family in families.values():
+        with ExitStack() as own:
+            for config in family:
+                folder = results / "runs" / config.id
+                if is_finished(folder):
+                    found.finished.add(config.id)
+                    tidy(folder)  # for a process that was killed when it had finished it
+                    continue
+                claimed = claim(folder)
+                if claimed is None:
+                    # Finished since the question above, if it is not at work.
+                    (found.finished if is_finished(folder) else found.taken).add(config.id)
+                    continue
+                own.callback(claimed.release)
+                if is_finished(folder):
+                    found.finished.add(config.id)
+                elif (folder / "state.safetensors").exists():
+                    found.states[config.id] = _read_state(folder / "state.safetensors", config)
+            ids = {config.id for config in family} - found.finished
+            if ids & found.taken:
+                found.taken.update(ids)
+            else:
+                claims.enter_context(own.pop_all())
     return found
+
+
+def _without_memory(configs: Sequence[TrainConfig]) -> str:
+    ids = ", ".join(config.id for config in configs)
+    return f"out of memory in training {ids}: fewer tasks at once (tasks_per_chunk) need less"
 
 
 def _check_team(team: Alone, configs: Sequence[TrainConfig], saved: _Saved) -> None:
@@ -501,6 +555,10 @@ def meta_train_many(
     A module and tasks of your own are trained under a name that begins with `own:` in the configuration, and given
     beside it. What they are decides a run, too: `TrainConfig.own` has a digest of them.
 
+    A run is trained by one process (or team) at a time. Runs that another is at are left out, with those that differ
+    from them in the seed alone; the others are trained, and then it is said which were left out. So it is with runs
+    for which the memory does not suffice.
+
     Args:
         configs: what to train.
         model: the module that the configurations call `own:<name>`, whose weights are those that training begins with;
@@ -523,62 +581,93 @@ def meta_train_many(
         The runs, in the order of `configs`.
 
     Raises:
-        UserError: for settings that do not fit together, missing data, damaged files, or another process that ended.
+        UserError: for settings that do not fit together, missing data, damaged files, or another process that ended;
+            after the other runs are trained, for those that another process is at, or that need more memory.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
     where = checked_device(own_device(device))
     team = join(where)
     configs = [identified(config, model, tasks) for config in configs]
     base = None if results is None else Path(results)
-    saved = team.from_first(lambda: _saved(configs, base))
-    _check_team(team, configs, saved)
-    done: dict[str, Run] = {}
-    waiting: dict[tuple[Any, ...], dict[Any, list[TrainConfig]]] = defaultdict(lambda: defaultdict(list))
-    states = saved.states
-    for config in dict.fromkeys(configs):
-        if base is not None and config.id in saved.finished:
-            done[config.id] = load_run(
-                base / "runs" / config.id, device=where,
-                model=None if model is None else fresh_module(model, config.seed), tasks=tasks,
-            )  # fmt: skip
-            continue
-        start = states[config.id][1]["iteration"] if config.id in states else 0
-        same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
-        waiting[same_tasks][replace(config, seed=0, own=None)].append(config)
+
+    def folder_of(config: TrainConfig) -> Path:
+        assert base is not None
+        return base / "runs" / config.id
+
+    def load(config: TrainConfig) -> Run:
+        own = None if model is None else fresh_module(model, config.seed)
+        return load_run(folder_of(config), device=where, model=own, tasks=tasks)
+
     sources: dict[Any, TaskSource] = {}
-    for families in waiting.values():
-        # Groups walk side by side only if they have the same seeds.
-        by_seeds: dict[tuple[int, ...], list[list[TrainConfig]]] = defaultdict(list)
-        for family in families.values():
-            by_seeds[tuple(config.seed for config in family)].append(family)
-        for together in by_seeds.values():
-            groups = []
-            for family in together:
-                for c in family:
-                    key = (c.dataset, tuple(c.task_options().items()), c.seed)
-                    if key in sources:
-                        continue
-                    if tasks is None:
-                        sources[key] = make_tasks(c.dataset, seed=c.seed, root=root, device=where, **c.task_options())
-                    else:
-                        sources[key] = as_tasks(tasks, seed=c.seed, device=where)
-                own = [sources[(c.dataset, tuple(c.task_options().items()), c.seed)] for c in family]
-                group = Group(
-                    family, own, base, where, tasks_per_chunk, compile, rematerialise, model, tasks is not None, team
-                )
-                if family[0].id in states:
-                    group.load_state([states[c.id] for c in family])
-                groups.append(group)
+
+    def source_of(config: TrainConfig) -> TaskSource:
+        options = config.task_options()
+        key = (config.dataset, tuple(options.items()), config.seed)
+        if key not in sources:
+            sources[key] = (
+                make_tasks(config.dataset, seed=config.seed, root=root, device=where, **options)
+                if tasks is None
+                else as_tasks(tasks, seed=config.seed, device=where)
+            )
+        return sources[key]
+
+    def group_of(family: list[TrainConfig]) -> Group:
+        group = Group(
+            family, [source_of(config) for config in family], base, where, tasks_per_chunk, compile, rematerialise,
+            model, tasks is not None, team,
+        )  # fmt: skip
+        if family[0].id in saved.states:
+            group.load_state([saved.states[config.id] for config in family])
+        return group
+
+    done: dict[str, Run] = {}
+    given_up: list[TrainConfig] = []
+    with ExitStack() as claims:
+        saved = team.from_first(lambda: _saved(configs, base, claims))
+        _check_team(team, configs, saved)
+        unfinished = [c for c in dict.fromkeys(configs) if c.id not in saved.finished | saved.taken]
+        done |= {c.id: load(c) for c in dict.fromkeys(configs) if c.id in saved.finished}
+        for together in _side_by_side(unfinished, saved):
+            groups = [group_of(family) for family in together]
             # Only now: settings that do not fit together leave no folder behind.
-            for group in groups:
-                for config in group.configs:
-                    if base is not None and team.writes:
-                        write_config(config, base / "runs" / config.id)
+            for config in (config for group in groups for config in group.configs):
+                if base is not None and team.writes:
+                    write_config(config, folder_of(config))
             _train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
             done |= {run.id: run for group in groups for run in group.finished}
+            given_up += [config for group in groups for config in group.given_up]
+    left_out = []
+    if taken := [config for config in dict.fromkeys(configs) if config.id in saved.taken]:
+        finished = team.from_first(lambda: [is_finished(folder_of(config)) for config in taken])
+        done |= {config.id: load(config) for config, is_there in zip(taken, finished, strict=True) if is_there}
+        if not all(finished):
+            ids = [config.id for config, is_there in zip(taken, finished, strict=True) if not is_there]
+            left_out.append(f"another process is training {', '.join(ids)}")
+    if given_up:
+        left_out.append(_without_memory(given_up))
+    if left_out:
+        others = "; the other runs are there" if done else ""
+        raise UserError(f"{'; '.join(left_out)}{others}; the same command goes on with what is left")
     for run in done.values():
         run.root = root
     return [done[config.id] for config in configs]
+
+
+def _side_by_side(configs: Sequence[TrainConfig], saved: _Saved) -> list[list[list[TrainConfig]]]:
+    """Runs to train, in sets that meet the same tasks: each of families of runs that differ in their seed alone."""
+    waiting: dict[tuple[Any, ...], dict[TrainConfig, list[TrainConfig]]] = defaultdict(lambda: defaultdict(list))
+    for config in configs:
+        start = saved.states[config.id][1]["iteration"] if config.id in saved.states else 0
+        same_tasks = (config.dataset, tuple(config.task_options().items()), config.tasks_per_iteration, start)
+        waiting[same_tasks][replace(config, seed=0, own=None)].append(config)
+    found: list[list[list[TrainConfig]]] = []
+    for families in waiting.values():
+        # Families walk side by side only if they have the same seeds.
+        by_seeds: dict[tuple[int, ...], list[list[TrainConfig]]] = defaultdict(list)
+        for family in families.values():
+            by_seeds[tuple(config.seed for config in family)].append(family)
+        found += by_seeds.values()
+    return found
 
 
 def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool) -> None:
@@ -617,9 +706,10 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
             for group in [group for group in groups if group.configs]:
                 if is_curve_point(iteration, group.configs[0]) and group.curve_end < iteration:
-                    group.measure(fixed_tasks)
-                    _log(writers.get(id(group)), group)
-                if iteration == group.target:
+                    with group.gives_up_without_memory():
+                        group.measure(fixed_tasks)
+                        _log(writers.get(id(group)), group)
+                if group.configs and iteration == group.target:
                     group.finish()
             del fixed_tasks
             active = [group for group in groups if group.configs]
@@ -641,7 +731,8 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
                 key = tuple(c.seed for c in group.configs)
                 if key not in joined:
                     joined[key] = concatenate([batch[seed] for seed in key])
-                group.step(joined[key])
+                with group.gives_up_without_memory():
+                    group.step(joined[key])
             bar.update()
             if iteration % 20 == 0:
                 bar.set_postfix({g.label: g.progress for g in active if g.configs}, refresh=False)

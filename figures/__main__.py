@@ -55,8 +55,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 for a mistake in the input, or if there is nothing to draw."""
-    options = _parser().parse_args(arguments)
+    """Run the command line; exit code 2 for a mistake in the input, or if there is nothing to draw, 130 if stopped."""
+    try:
+        return _run(_parser().parse_args(arguments))
+    except KeyboardInterrupt:
+        print("stopped; the same command draws what is missing", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         if options.name not in (*FIGURES, "all", "report"):
             raise unknown_name("figure", options.name, [*FIGURES, "all", "report"])

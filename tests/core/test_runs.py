@@ -4,7 +4,8 @@ import json
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from core import Episodes, list_runs, load_run, meta_train
@@ -165,6 +166,7 @@ def test_modes_that_are_not_those_of_training_are_named(tiny_config):
 def test_a_run_cannot_ask_for_more_than_its_weights(run, file, changes, message):
     text = json.loads((run.path / file).read_text())
     (text["config"] if file == "config.json" else text).update(changes)
+    text.pop("digest", None)
     (run.path / file).write_text(json.dumps(text))
     if file == "config.json":
         with contextlib.suppress(UserError):
@@ -181,3 +183,32 @@ def test_whole_numbers_cannot_adapt(run):
     save_tensors(run.path / "weights.safetensors", {name: each.long() for name, each in tensors.items()}, metadata)
     with pytest.raises(UserError, match=r"of torch\.int64, which cannot adapt"):
         load_run(run.path)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "curve.parquet", "run.json", "config.json"])
+def test_a_changed_number_is_not_read_as_what_was_written(tiny_config, tmp_path, name):
+    run = meta_train(tiny_config(), results=tmp_path, progress=False)
+    path = run.path / name
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".json":
+        place = content.index(b'"iterations_done": 6' if name == "run.json" else b'"points": 8') + 18
+        place = next(k for k in range(place - 8, len(content)) if chr(content[k]).isdigit())
+    else:
+        place = len(content) - 2 if name == "weights.safetensors" else content.index(b"PAR1") + 40
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged|lacks|unknown|must"):
+        load_run(run.path)
+
+
+def test_files_of_versions_without_digests_are_read(tiny_config, tmp_path):
+    run = meta_train(tiny_config(), results=tmp_path, progress=False)
+    text = json.loads((run.path / "run.json").read_text())
+    assert text.pop("digest")
+    (run.path / "run.json").write_text(json.dumps(text))
+    with safe_open(run.path / "weights.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata.pop("digest")
+    save_file(load_file(run.path / "weights.safetensors"), run.path / "weights.safetensors", metadata=metadata)
+    again = load_run(run.path)
+    assert all(torch.equal(again.theta[name], tensor) for name, tensor in run.theta.items())

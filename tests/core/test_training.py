@@ -12,7 +12,8 @@ from core import load_run, meta_train, meta_train_many
 from core.adaptation import replica_meta_gradient
 from core.errors import UserError
 from core.evaluation import replica_evaluate
-from core.runs import load_tensors, save_tensors
+from core.locks import claim
+from core.runs import is_finished, load_tensors, save_tensors
 from core.tasks import DATASETS
 from core.tasks.synthetic import SyntheticTasks
 from core.training import OPTIMIZER_STATE, Group, Interrupted
@@ -387,3 +388,42 @@ def test_a_last_loss_that_exploded_is_a_divergence(tiny_config, monkeypatch):
     monkeypatch.setattr("core.training.EXPLODED", 0.01)  # which no loss of these runs is below
     assert meta_train(tiny_config(), results=None, **QUIET).status == "diverged at iteration 6"
     assert meta_train(tiny_config(iterations=0), results=None, **QUIET).status == "ok"
+
+
+def test_a_run_that_another_process_is_at_is_left_out_with_its_seeds(tiny_config, tmp_path):
+    ours, theirs, sibling = tiny_config(method="maml"), tiny_config(), tiny_config(seed=1)
+    held = claim(tmp_path / "runs" / theirs.id)
+    with pytest.raises(UserError, match=f"another process is training {theirs.id}, {sibling.id}; the other runs are"):
+        meta_train_many([ours, theirs, sibling], results=tmp_path, progress=False)
+    assert load_run(tmp_path / "runs" / ours.id).status == "ok"
+    assert not (tmp_path / "runs" / sibling.id).exists()
+    held.release()
+    assert len(meta_train_many([ours, theirs, sibling], results=tmp_path, progress=False)) == 3
+    assert not list(tmp_path.rglob(".lock"))
+
+
+def test_a_run_that_needs_too_much_memory_is_told_of_and_the_others_are_finished(tiny_config, tmp_path, monkeypatch):
+    configs = [tiny_config(), tiny_config(method="maml"), tiny_config(points=9)]
+    gradient = Group._meta_gradient
+
+    def fails(group, episodes):
+        if group.iteration == 3 and configs[1] in group.configs:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return gradient(group, episodes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "_meta_gradient", fails)
+        with pytest.raises(UserError, match=f"out of memory in training {configs[1].id}: .*tasks_per_chunk"):
+            meta_train_many(configs, results=tmp_path, progress=False)
+    assert [is_finished(tmp_path / "runs" / config.id) for config in configs] == [True, False, True]
+    runs = meta_train_many(configs, results=tmp_path, progress=False)
+    alone = meta_train_many([configs[1]], results=None, progress=False)[0]
+    assert all(torch.equal(runs[1].theta[name], tensor) for name, tensor in alone.theta.items())
+
+
+def test_what_is_left_beside_a_finished_run_is_removed(tiny_config, tmp_path):
+    folder = meta_train(tiny_config(), results=tmp_path, progress=False).path
+    for name in ("state.safetensors", ".lock"):
+        (folder / name).touch()
+    meta_train(tiny_config(), results=tmp_path, progress=False)
+    assert not {"state.safetensors", ".lock"} & {path.name for path in folder.iterdir()}

@@ -1,0 +1,69 @@
+"""What a folder of results holds, without what no two runs have in common: dates, seconds, command lines."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from analysis.store import read_table
+from core.files import read_json
+from core.runs import load_tensors
+
+# Of runs that are trained together one may be finished when the process dies; the others then go on without it.
+_OF_THE_MOMENT = ("trained_together", "date", "wall_seconds", "seconds", "command", "digest")
+LOCK = ".lock"
+
+
+def contents(root: Path) -> dict[str, str]:
+    """A digest of each file that has its final name, by path.
+
+    Raises:
+        UserError, StudyError, ValueError: for a file that is not whole.
+    """
+    return {
+        str(path.relative_to(root)): content(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not is_temporary(path) and path.suffix != LOCK and path.name != LOCK
+    }
+
+
+def leftovers(root: Path) -> list[str]:
+    """Temporary files, and locks of runs and tables; those of the chain are there for good."""
+    return [
+        str(path.relative_to(root))
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and (is_temporary(path) or (path.name.startswith(".") and path.suffix == LOCK) or path.name == LOCK)
+    ]
+
+
+def is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
+def content(path: Path) -> str:
+    """A digest of what a file says.
+
+    Raises:
+        UserError, StudyError, ValueError: if it is not whole.
+    """
+    if path.suffix == ".json":
+        said = json.dumps(_lasting(read_json(path)), sort_keys=True).encode()
+    elif path.suffix == ".safetensors":
+        tensors, metadata = load_tensors(path)
+        parts = [
+            f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.numpy().tobytes().hex()}"
+            for name, tensor in sorted(tensors.items())
+        ]
+        said = json.dumps([_lasting(metadata), parts], sort_keys=True).encode()
+    elif path.suffix == ".parquet" and path.name != "curve.parquet":
+        table = read_table(path)
+        said = json.dumps(_lasting(table.attrs["provenance"]), sort_keys=True).encode() + table.to_csv().encode()
+    else:
+        said = path.read_bytes()
+    return hashlib.blake2b(said, digest_size=12).hexdigest()
+
+
+def _lasting(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {key: part for key, part in value.items() if key not in _OF_THE_MOMENT}
