@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 from core.tasks.base import Episodes, TaskSource
 
 
@@ -23,7 +25,7 @@ class DrawnAhead:
         self._sources = dict(sources)
         self._num_tasks = num_tasks
         self._iteration = start
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = _single_threaded()
         self._upcoming: dict[int, Future[Episodes]] = {}
 
     def __enter__(self) -> "DrawnAhead":
@@ -51,3 +53,17 @@ class DrawnAhead:
             key: self._thread.submit(source.sample, "train", self._num_tasks, self._iteration)
             for key, source in self._sources.items()
         }
+
+
+def _single_threaded() -> ThreadPoolExecutor:
+    """A thread whose tensor operations have no threads of their own.
+
+    They would wait for their next turn by spinning, on the cores that the caller's operations are for.
+    """
+    number = torch.get_num_threads()
+    thread = ThreadPoolExecutor(1)
+    # PyTorch keeps a number for each thread, which takes over that of threads to come when it is first asked for.
+    thread.submit(torch.get_num_threads).result()
+    thread.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(number)
+    return thread

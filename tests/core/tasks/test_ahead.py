@@ -1,6 +1,7 @@
 """Drawing ahead changes when a batch is drawn, and nothing else."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -42,3 +43,16 @@ def test_leaving_does_not_wait_for_what_nobody_will_use():
     with DrawnAhead(slow, 1):
         pass
     assert time.monotonic() - started < 2.5  # drawing them all would take five seconds
+
+
+def test_drawing_has_one_thread_and_leaves_others_theirs():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with DrawnAhead(sources(), 1) as batches:
+            assert batches._thread.submit(torch.get_num_threads).result() == 1
+            assert torch.get_num_threads() == 2
+            with ThreadPoolExecutor(1) as another:
+                assert another.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
