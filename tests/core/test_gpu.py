@@ -1,0 +1,95 @@
+"""The same code on a GPU: against the CPU, and without waiting for it in a meta-gradient."""
+
+import pytest
+import torch
+
+from core import TrainConfig, adapt, evaluate, make_tasks, meta_gradient, meta_train
+from core.adaptation import one_replica, replica_meta_gradient
+from core.inner_loop import InnerLoop
+from core.models import make_model
+from core.optimizers import make_optimizer
+from tests import naive
+from tests.naive import RULES, NaiveRule, Tensors
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: run `pytest -m gpu` on a machine with one"),
+]
+INNER = {"steps": 2, "lr": 0.1}
+# Of the largest tensor: products in TF32 are off by default, and sums in another order remain.
+TOLERANCE, FLOOR = 1e-4, 5e-2
+
+
+def moved(tensors: Tensors) -> Tensors:
+    """The same on the GPU."""
+    return {name: tensor.cuda() for name, tensor in tensors.items()}
+
+
+def back(tensors: Tensors) -> Tensors:
+    """The same on the CPU."""
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def problem(model: str, naive_rule: NaiveRule):
+    """A network on three 5-way 1-shot tasks of characters, in float32."""
+    source = make_tasks("glyphs", ways=5, shots=1, seed=0)
+    options = {"depth": 2, "filters": 8} if model == "cnn" else {}
+    module = make_model(model, source, seed=0, **options)
+    theta = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    rule = make_optimizer(naive_rule.name, **naive_rule.options())
+    return module, rule, theta, naive.randomise(rule.init(theta), strength=1e-2), source.sample("train", 3, 0)
+
+
+FITTING = {
+    name: rule for name, rule in RULES.items() if rule.name not in ("linear", "cholesky")
+}  # the others are large
+
+
+@pytest.mark.parametrize("naive_rule", FITTING.values(), ids=FITTING)
+@pytest.mark.parametrize("model", ["lr", "cnn"])
+def test_the_gpu_computes_what_the_cpu_does(model: str, naive_rule: NaiveRule):
+    module, rule, theta, xi, episodes = problem(model, naive_rule)
+    expected = meta_gradient(module, rule, theta, xi, episodes, first_order=False, **INNER)
+    losses = adapt(module, rule, theta, xi, episodes, **INNER).losses
+    module, there = module.cuda(), episodes.to("cuda")
+    for options in ({}, {"rematerialise": True}, {"tasks_per_chunk": 2}):
+        loss, found = meta_gradient(module, rule, moved(theta), moved(xi), there, first_order=False, **INNER, **options)
+        assert loss.item() == pytest.approx(expected[0].item(), rel=1e-5)
+        for part, one in zip(found, expected[1], strict=True):
+            naive.assert_close(back(part), one, TOLERANCE, floor=FLOOR)
+    adapted = adapt(module, rule, moved(theta), moved(xi), there, **INNER)
+    torch.testing.assert_close(adapted.losses.cpu(), losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_meta_gradient_does_not_wait_for_the_gpu():
+    module, rule, theta, xi, episodes = problem("cnn", RULES["kfc unit norm"])
+    module, theta, xi, there = module.cuda(), moved(theta), moved(xi), episodes.to("cuda")
+    meta_gradient(module, rule, theta, xi, there, first_order=False, **INNER)
+    loop = InnerLoop(2, 0.1, first_order=False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        replica_meta_gradient(module, rule, one_replica(theta), one_replica(xi), there, loop)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": True}, {"tasks_per_chunk": "auto"}], ids=str)
+def test_training_on_the_gpu_is_training_on_the_cpu(options: dict, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPTLENS_CACHE", str(tmp_path))
+    config = TrainConfig(
+        dataset="glyphs", ways=5, shots=1, model="lr", method="kfc", rule_depth=2, steps=2, adapt_lr=0.01,
+        first_order=False, meta_optimizer="adam", meta_lr=0.001, iterations=20, tasks_per_iteration=4, eval_tasks=50,
+    )  # fmt: skip
+    cpu, gpu = (
+        meta_train(config, results=None, device=device, progress=False, **(options if device == "cuda" else {}))
+        for device in ("cpu", "cuda")
+    )
+    last = [run.curve.query("split == 'test'")["loss"].iloc[-1] for run in (cpu, gpu)]
+    assert last[1] == pytest.approx(last[0], rel=1e-2)
+
+
+def test_evaluation_on_the_gpu():
+    module, rule, theta, xi, episodes = problem("cnn", RULES["sgd"])
+    expected = evaluate(module, rule, theta, xi, episodes, **INNER)
+    found = evaluate(module.cuda(), rule, moved(theta), moved(xi), episodes.to("cuda"), **INNER)
+    assert (found["loss"] - expected["loss"]).abs().max() < 1e-3
