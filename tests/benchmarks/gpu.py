@@ -2,7 +2,8 @@
 
 CNN-4 with MAML on Omniglot-shaped tasks, 10-way 5-shot, 4 steps, 32 tasks an iteration: the time of an iteration,
 drawing and outer step included, in each of the engine's forms beside the naive reference on the same GPU, and the
-minutes that the paper's 60,000 iterations take. `--device cpu --tasks 2 --filters 8` goes through the same code anywhere.
+minutes that the paper's 60,000 iterations take. `--device cpu --tasks 2 --filters 8` goes through the same code
+anywhere.
 """
 
 import argparse
