@@ -253,7 +253,7 @@ def explained(model: nn.Module, theta: Tensors, episodes: Episodes) -> Iterator[
         yield
     except (UserError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what tensors that do not fit are told by
         for part, x in (("support", episodes.support_x[0]), ("query", episodes.query_x[0])):
             try:
                 with torch.no_grad():

@@ -339,7 +339,9 @@ def read_config(folder: Path) -> TrainConfig:
     except UserError as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from error
     if text.get("id", config.id) != config.id:
-        raise UserError(f"{folder / 'config.json'} is damaged: its settings are those of {config.id}, not {text['id']}")
+        raise UserError(
+            f"{folder / 'config.json'} is damaged: its settings are those of {config.id}, not {shown(text['id'])}"
+        )
     return config
 
 

@@ -29,6 +29,8 @@ PLAIN = {
     r"\(95 % intervals over tasks|mean over tasks, 95 % intervals|\(intervals: 95 %": "the level of intervals here",
     r"242 characters in Omniglot's two small archives|\(716 classes\)": "what the files hold, which are not here",
     r"seed 0": "a name",
+    r"exit code 2": "a number that means a mistake",
+    r"above 2\^24 nats": "core.evaluation.EXPLODED",
     r"CNN-1\b": "a name",
     r"input_scale\^2( / 4)?": "a formula",
     r"\bxi_1\b": "a symbol",

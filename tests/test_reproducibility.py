@@ -135,7 +135,7 @@ class NoThread:
 
     def submit(self, call, *given):
         future = Future()
-        if not self.late:
+        if not self.late or call in (torch.get_num_threads, torch.set_num_threads):
             future.set_result(call(*given))
         return future
 

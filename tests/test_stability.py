@@ -82,7 +82,8 @@ def test_the_committed_results_load():
             assert len(table)
             # Each says what data it is of, and which code made it.
             for origin in table.attrs["provenance"].values():
-                assert re.fullmatch(r"[0-9a-f]{16}", origin["dataset_fingerprint"])
+                if study not in ("benchmark", "outer_loop"):  # whose tasks are random images, or drawn and thrown away
+                    assert re.fullmatch(r"[0-9a-f]{16}", origin["dataset_fingerprint"])
                 assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", origin["code_version"])
     listed = list_runs(results)
     assert len(listed)

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from analysis.store import read_table
 
-# What tells when, how long and by which command, in a run and in a table.
-TIMES = {"date", "wall_seconds", "command"}
+# What tells when, how long and by which command, in a run and in a table; and the digest of it all.
+TIMES = {"date", "wall_seconds", "command", "digest"}
 
 
 def contents(results: Path) -> dict[str, Path]:

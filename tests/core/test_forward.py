@@ -84,9 +84,14 @@ def test_what_cannot_be_mapped_goes_task_by_task_says_so_once_and_gives_the_same
 
 
 def test_a_fault_of_the_module_is_raised_as_it_is():
-    module = nn.Linear(7, 3).double()
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        evaluate(*setting(module), episodes(), steps=1, lr=0.3)
+    class Faulty(nn.Linear):
+        def forward(self, x):
+            raise LookupError("no such table")
+
+    with pytest.raises(LookupError, match="no such table"):
+        evaluate(*setting(Faulty(6, 3).double()), episodes(), steps=1, lr=0.3)
+    with pytest.raises(UserError, match="does not take support examples of shape .*shapes cannot be multiplied"):
+        evaluate(*setting(nn.Linear(7, 3).double()), episodes(), steps=1, lr=0.3)
 
 
 def test_a_model_that_returns_more_than_logits_is_refused():
