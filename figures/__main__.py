@@ -1,6 +1,7 @@
 """Draw figures and tables from stored results: `python -m figures <name>|all`, or `report` for one page of them."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,8 +140,11 @@ def _write(path: Path, content: Figure | str) -> Path:
             temporary.write_text(content, encoding="utf-8")
             return
         ending = path.suffix[1:]
+        # In memory first: where the disk is full, the writer of PDF falls over its own half-written file.
+        drawn = io.BytesIO()
         with style.context():
-            content.savefig(temporary, format=ending, metadata=_METADATA[ending])
+            content.savefig(drawn, format=ending, metadata=_METADATA[ending])
+        temporary.write_bytes(drawn.getvalue())
 
     return write_atomically(path, write)
 

@@ -90,7 +90,7 @@ def test_a_fault_of_the_module_is_raised_as_it_is():
 
     with pytest.raises(LookupError, match="no such table"):
         evaluate(*setting(Faulty(6, 3).double()), episodes(), steps=1, lr=0.3)
-    with pytest.raises(UserError, match="does not take support examples of shape .*shapes cannot be multiplied"):
+    with pytest.raises(UserError, match=r"does not take support examples of shape .*shapes cannot be multiplied"):
         evaluate(*setting(nn.Linear(7, 3).double()), episodes(), steps=1, lr=0.3)
 
 

@@ -23,7 +23,7 @@ def steps(folder: Path) -> dict[str, Callable[[], int]]:
     return {
         "list": lambda: core.__main__.main(["list", *results]),
         "train": lambda: train(folder, "--seeds", "0", "1"),
-        "analysis": lambda: analysis.__main__.main(["post_adaptation", "--quiet", "--num-tasks", "3", *results]),
+        "analysis": lambda: analysis.__main__.main(["post_adaptation", "--quiet", "--num-tasks", "2", *results]),
         "figures": lambda: figures.__main__.main(["table1", *results]),
         "chain": lambda: whole_chain(folder),
     }

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,16 @@ def guarded(write: Callable[[], object]) -> Callable[[], int]:
     return do
 
 
-def train(folder: Path, *options: str, of: TrainConfig | None = None) -> int:
+def training(folder: Path, *options: str, of: TrainConfig | None = None) -> Callable[[], int]:
     """`python -m core train`, with a checkpoint after every iteration."""
     core.training.CHECKPOINT_SECONDS = 0.0
     settings = config() if of is None else of
-    return core.__main__.main(["train", "--quiet", "--results", str(folder), *words(settings), *options])
+    return partial(core.__main__.main, ["train", "--quiet", "--results", str(folder), *words(settings), *options])
+
+
+def train(folder: Path, *options: str, of: TrainConfig | None = None) -> int:
+    """The same, at once."""
+    return training(folder, *options, of=of)()
 
 
 def grouped(iterations: int, results: Path | None, *seeds: int) -> Group:
@@ -256,9 +262,9 @@ def make_works(templates: Path) -> dict[str, Work]:
         Work("figure svg", begin_file("fig.svg", figure)),
         Work("report", begin_file("report.html", text), old),
         Work("cache", begin_cache),
-        Work("core train", lambda folder: lambda: train(folder), None, state),
+        Work("core train", training, None, state),
         Work("core resume", begin_resume, begun, state),
-        Work("two seeds", lambda folder: lambda: train(folder, "--seeds", "0", "1"), None, state),
+        Work("two seeds", lambda folder: training(folder, "--seeds", "0", "1"), None, state),
         Work(
             "analysis",
             lambda folder: (
