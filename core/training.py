@@ -616,7 +616,8 @@ def meta_train_many(
             family, [source_of(config) for config in family], base, where, tasks_per_chunk, compile, rematerialise,
             model, tasks is not None, team,
         )  # fmt: skip
-        if family[0].id in saved.states:
+        # Of runs at the very start some may have been saved, and others not before the process died.
+        if all(config.id in saved.states for config in family):
             group.load_state([saved.states[config.id] for config in family])
         return group
 

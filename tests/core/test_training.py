@@ -421,6 +421,26 @@ def test_a_run_that_needs_too_much_memory_is_told_of_and_the_others_are_finished
     assert all(torch.equal(runs[1].theta[name], tensor) for name, tensor in alone.theta.items())
 
 
+def test_of_runs_at_the_start_one_may_have_been_saved_alone(tiny_config, tmp_path, monkeypatch):
+    """The process died between the states of two seeds, before the first iteration."""
+    configs = [tiny_config(), tiny_config(seed=1)]
+    whole = meta_train_many(configs, results=None, progress=False)
+
+    def stops(group):
+        save(group)
+        raise Interrupted
+
+    save = Group.save_state
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "save_state", stops)
+        patch.setattr("core.training.CHECKPOINT_SECONDS", -1.0)
+        with pytest.raises(Interrupted):
+            meta_train_many(configs, results=tmp_path, progress=False)
+    (tmp_path / "runs" / configs[1].id / "state.safetensors").unlink()
+    for run, expected in zip(meta_train_many(configs, results=tmp_path, progress=False), whole, strict=True):
+        assert_same_run(run, expected)
+
+
 def test_what_is_left_beside_a_finished_run_is_removed(tiny_config, tmp_path):
     folder = meta_train(tiny_config(), results=tmp_path, progress=False).path
     for name in ("state.safetensors", ".lock"):

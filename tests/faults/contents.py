@@ -4,6 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
+import pandas as pd
+import torch
+
 from analysis.store import read_table
 from core.files import read_json
 from core.runs import load_tensors
@@ -11,16 +14,23 @@ from core.runs import load_tensors
 # Of runs that are trained together one may be finished when the process dies; the others then go on without it.
 _OF_THE_MOMENT = ("trained_together", "date", "wall_seconds", "seconds", "command", "digest")
 LOCK = ".lock"
+DIGITS = 2  # of weights and measurements that are around 1, where rounding is seven digits behind
+DRAWN = (".png", ".pdf", ".svg", ".md", ".tex", ".html")
 
 
-def contents(root: Path) -> dict[str, str]:
+def contents(root: Path, *, rounded: bool = False) -> dict[str, str]:
     """A digest of each file that has its final name, by path.
+
+    Args:
+        root: the folder.
+        rounded: leave out the digits in which float32 sums in another order may differ, see `PROMISES.md`; pictures and
+            texts that are drawn of them have no digest then.
 
     Raises:
         UserError, StudyError, ValueError: for a file that is not whole.
     """
     return {
-        str(path.relative_to(root)): content(path)
+        str(path.relative_to(root)): content(path, rounded)
         for path in sorted(root.rglob("*"))
         if path.is_file() and not is_temporary(path) and path.suffix != LOCK and path.name != LOCK
     }
@@ -40,7 +50,7 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
-def content(path: Path) -> str:
+def content(path: Path, rounded: bool = False) -> str:
     """A digest of what a file says.
 
     Raises:
@@ -51,16 +61,26 @@ def content(path: Path) -> str:
     elif path.suffix == ".safetensors":
         tensors, metadata = load_tensors(path)
         parts = [
-            f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.numpy().tobytes().hex()}"
+            f"{name} {tensor.dtype} {tuple(tensor.shape)} {_bytes(tensor, rounded).hex()}"
             for name, tensor in sorted(tensors.items())
         ]
         said = json.dumps([_lasting(metadata), parts], sort_keys=True).encode()
     elif path.suffix == ".parquet" and path.name != "curve.parquet":
         table = read_table(path)
-        said = json.dumps(_lasting(table.attrs["provenance"]), sort_keys=True).encode() + table.to_csv().encode()
+        origin = json.dumps(_lasting(table.attrs["provenance"]), sort_keys=True).encode()
+        said = origin + (table.round(DIGITS) if rounded else table).to_csv().encode()
+    elif rounded and path.suffix == ".parquet":
+        said = pd.read_parquet(path).round(DIGITS).to_csv().encode()
+    elif rounded and path.suffix in DRAWN:
+        said = path.name.encode()
     else:
         said = path.read_bytes()
     return hashlib.blake2b(said, digest_size=12).hexdigest()
+
+
+def _bytes(tensor: torch.Tensor, rounded: bool) -> bytes:
+    whole: bytes = (tensor.mul(10**DIGITS).round().long() if rounded else tensor).numpy().tobytes()
+    return whole
 
 
 def _lasting(value: object) -> object:

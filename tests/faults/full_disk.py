@@ -42,7 +42,8 @@ def fill(case: Case, share: float, folder: Path) -> list[str]:
         ended(lambda: case.work.begin(folder))
         needed = _used(folder) - before + 2 * PAGE  # a temporary file beside the old one
         case.work.prepare(folder)
-        size = _used(folder) + round(share * max(needed, 8 * PAGE) / PAGE) * PAGE
+        # Of 0 bytes it would be a disk without a limit.
+        size = max(PAGE, _used(folder)) + round(share * max(needed, 8 * PAGE) / PAGE) * PAGE
         remount(folder, f"size={size}")
         outcome = ended(lambda: case.work.begin(folder))
         losses = told(outcome) + whole(case, folder, outcome)

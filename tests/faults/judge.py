@@ -10,7 +10,8 @@ from tests.faults.contents import contents, leftovers
 from tests.faults.processes import Ended, Process, ended
 from tests.faults.works import Work
 
-LONGEST_SENTENCE = 600  # characters of what a call says that fails, paths included
+# Characters of what a call says that fails, paths included, and the fifty settings that there are.
+LONGEST_SENTENCE = 1_500
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ def make_case(work: Work, folder: Path) -> Case:
     Raises:
         AssertionError: if it fails, or leaves something behind.
     """
-    old = contents(work.prepare(folder))
+    old = contents(work.prepare(folder), rounded=work.rounds)
     process = Process(lambda: work.begin(folder))
     outcome = process.wait()
     seconds = time.monotonic() - process.began
     assert outcome.code == 0, f"{work.name}, undisturbed, ended with {outcome.code}: {outcome.said}"
     assert not leftovers(folder), f"{work.name}, undisturbed, leaves {leftovers(folder)}"
-    return Case(work, old, contents(folder), seconds)
+    return Case(work, old, contents(folder, rounded=work.rounds), seconds)
 
 
 def told(outcome: Ended) -> list[str]:
@@ -56,7 +57,7 @@ def told(outcome: Ended) -> list[str]:
 def whole(case: Case, folder: Path, outcome: Ended) -> list[str]:
     """What is wrong with the files: each has to be the old one or the new one; after a success, the new one."""
     try:
-        found = contents(folder)
+        found = contents(folder, rounded=case.work.rounds)
     except (UserError, StudyError, ValueError) as error:
         return [f"half-written: {error}"]
     lost = [path for path, content in case.old.items() if path not in found and path in case.new]
@@ -80,7 +81,7 @@ def goes_on(case: Case, folder: Path) -> list[str]:
     if outcome.code != 0:
         return [f"the next call ended with {outcome.code}: {outcome.said[-900:]}"]
     try:
-        found = contents(folder)
+        found = contents(folder, rounded=case.work.rounds)
     except (UserError, StudyError, ValueError) as error:
         return [f"the next call left half a file: {error}"]
     problems = [

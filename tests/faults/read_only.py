@@ -64,7 +64,7 @@ def _judged(case: Case, outcome: Ended, folder: Path) -> list[str]:
     losses = told(outcome) + (whole(case, folder, outcome) if case.work.name != "cache" else [])
     if outcome.code == 0 and case.work.name != "cache":
         losses.append("it said that all is well")
-    return losses + ["something was written" for _ in range(contents(folder) != case.old)]
+    return losses + ["something was written" for _ in range(contents(folder, rounded=case.work.rounds) != case.old)]
 
 
 def jobs(cases: list[Case], scratch: Path, number: int, generator: random.Random) -> list[Job]:

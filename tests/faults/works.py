@@ -44,12 +44,14 @@ class Work:
             code. What both do beside it is undisturbed.
         before: the folder's content when it begins, copied; None: nothing.
         moving: names of files that are written many times on the way; any whole one will do.
+        rounds: whether several seeds are trained together, which may go on apart, and so round otherwise.
     """
 
     name: str
     begin: Begin
     before: Path | None = None
     moving: tuple[str, ...] = ()
+    rounds: bool = False
 
     def prepare(self, folder: Path) -> Path:
         """A fresh folder with what is there before."""
@@ -264,7 +266,7 @@ def make_works(templates: Path) -> dict[str, Work]:
         Work("cache", begin_cache),
         Work("core train", training, None, state),
         Work("core resume", begin_resume, begun, state),
-        Work("two seeds", lambda folder: training(folder, "--seeds", "0", "1"), None, state),
+        Work("two seeds", lambda folder: training(folder, "--seeds", "0", "1"), None, state, True),
         Work(
             "analysis",
             lambda folder: (
@@ -279,7 +281,7 @@ def make_works(templates: Path) -> dict[str, Work]:
             lambda folder: lambda: figures.__main__.main(["table1", "--results", str(folder)]),
             chain_measured,
         ),
-        Work("chain train", chained("train", first_group), None, state),
+        Work("chain train", chained("train", first_group), None, state, True),
         Work("chain study", chained("study", *first_table), chain_trained),
         Work("chain draw", chained("draw", "fig1"), chain_measured),
     ]
