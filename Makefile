@@ -15,8 +15,7 @@ CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
 FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
 
-.PHONY: help install reproduce paper figures test test-browser test-cluster fuzz notebooks bench lint clean
-.PHONY: help install reproduce paper figures test test-browser test-cluster test-faults notebooks bench lint clean
+.PHONY: help install reproduce paper figures test test-browser test-cluster test-faults fuzz notebooks bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -66,6 +65,7 @@ JOBS ?= 1
 fuzz: install  ## each loader (or LOADERS="torch table") on damaged files for SECONDS=600, JOBS=1 at a time (Python 3.11)
 	$(BIN)/pip install --quiet --editable .[fuzz]
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(LOADERS) --seconds $(SECONDS) --jobs $(JOBS)
+
 test-faults: install  ## full disks, kills, damage, races: over a thousand faults for real, and what was lost (root: all kinds)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run
 

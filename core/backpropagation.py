@@ -73,9 +73,7 @@ def gradient_of_chunk(
         """The state as a point; what a step does not change is that of the point before it."""
         found = {key: value for key, value in before.items() if key[0] != "g"}
         for key in filter(moves, found):
-            kind, name = key
-            parameter = state.theta[name] if kind == "theta" else _part(state, name)
-            found[key] = parameter.materialise()
+            found[key] = _parameter(state, key).materialise()
         if rule.adapts:
             found |= {("g", name): gradient.dense for name, gradient in state.gradients.items()}
         return found
@@ -101,9 +99,7 @@ def gradient_of_chunk(
             moved = {key: x for key, x in ends.items() if x.requires_grad}
             outputs, cotangents = list(moved.values()), [after[key] for key in moved]
             passed = {key: cotangent for key, cotangent in after.items() if key not in ends}
-        parameters = {
-            key: state.theta[key[1]] if key[0] == "theta" else _part(state, key[1]) for key in leaves if key[0] != "g"
-        }
+        parameters = {key: _parameter(state, key) for key in leaves if key[0] != "g"}
         with collecting(parameters.values()):
             found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
         gradient: dict[Key, Tensor] = dict(passed)
@@ -119,7 +115,10 @@ def gradient_of_chunk(
     return losses[0], of_theta, of_xi
 
 
-def _part(state: State, key: str) -> TaskParameter:
-    """The part of xi with this name."""
-    name, part = split_key(key)
+def _parameter(state: State, key: Key) -> TaskParameter:
+    """The parameter, of theta or of xi, that a point has under this key."""
+    kind, name = key
+    if kind == "theta":
+        return state.theta[name]
+    name, part = split_key(name)
     return state.xi[name][part]

@@ -127,6 +127,7 @@ class Group:
         if any(not torch.equal(state[name], tensor) for state in states for name, tensor in self.buffers.items()):
             raise UserError("the module has other buffers for other seeds: train one seed at a time")
         self.loop = config.inner_loop([name for name, _ in self.model.named_parameters()])
+        self._training_loop = self.loop if config.inner_dtype is None else replace(self.loop, dtype=torch.bfloat16)
         thetas = [{name: p.detach() for name, p in model.named_parameters()} for model in models]
         xis = [self.rule.init(theta) for theta in thetas]
         self.theta = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
@@ -200,29 +201,27 @@ class Group:
         """The meta-gradient of these tasks, which are this process's share."""
         if self.chooses_chunk and self.tasks_per_chunk is None:
             self.tasks_per_chunk = self._chosen_chunk(episodes)
-        loop = self.loop if self.configs[0].inner_dtype is None else replace(self.loop, dtype=torch.bfloat16)
-        arguments = (self.model, self.rule, self.theta, self.xi, episodes, loop)
-        if self._is_reptile:
-            return replica_reptile_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
         if not self.compile:
-            return replica_meta_gradient(
-                *arguments, tasks_per_chunk=self.tasks_per_chunk, rematerialise=self.rematerialise
-            )
+            return self._uncompiled(episodes, self.tasks_per_chunk)
         if len(self.configs) not in self._compiled:
-            self._compiled[len(self.configs)] = compile_meta_gradient(*arguments, tasks_per_chunk=self.tasks_per_chunk)
+            self._compiled[len(self.configs)] = compile_meta_gradient(
+                self.model, self.rule, self.theta, self.xi, episodes, self._training_loop,
+                tasks_per_chunk=self.tasks_per_chunk,
+            )  # fmt: skip
         return self._compiled[len(self.configs)](self.theta, self.xi, episodes)
+
+    def _uncompiled(self, episodes: Episodes, tasks_per_chunk: int | None) -> MetaGradient:
+        arguments = (self.model, self.rule, self.theta, self.xi, episodes, self._training_loop)
+        if self._is_reptile:
+            return replica_reptile_gradient(*arguments, tasks_per_chunk=tasks_per_chunk)
+        return replica_meta_gradient(*arguments, tasks_per_chunk=tasks_per_chunk, rematerialise=self.rematerialise)
 
     def _chosen_chunk(self, episodes: Episodes) -> int:
         """The fastest number of tasks at once, measured uncompiled on the first of these tasks."""
         replicas = len(self.configs)
 
         def run(size: int) -> None:
-            part = replica_slice(episodes, replicas, 0, size)
-            arguments = (self.model, self.rule, self.theta, self.xi, part, self.loop)
-            if self._is_reptile:
-                loss, _, _ = replica_reptile_gradient(*arguments)
-            else:
-                loss, _, _ = replica_meta_gradient(*arguments, rematerialise=self.rematerialise)
+            loss, _, _ = self._uncompiled(replica_slice(episodes, replicas, 0, size), None)
             loss.tolist()  # waits for a GPU
 
         num_tasks = episodes.num_tasks // replicas
