@@ -434,6 +434,9 @@ def _is_state(metadata: Mapping[str, Any], config: TrainConfig) -> bool:
     numbers = [seconds, *metadata["optimizer"].values()] if isinstance(metadata["optimizer"], dict) else [math.nan]
     if type(iteration) is not int or not 0 <= iteration <= config.iterations or not isinstance(curve, list):
         return False
+    chunk = metadata.get("tasks_per_chunk")  # older states have none
+    if chunk is not None and (type(chunk) is not int or chunk < 1):
+        return False
     kinds = [(int,), (str,), (float, int), (float, int), (int,)]  # as in CURVE_COLUMNS
     return all(type(number) in (float, int) and 0 <= number < math.inf for number in numbers) and all(
         isinstance(row, list)

@@ -256,6 +256,7 @@ def widened(path):
         (without("step"), "state.safetensors lacks step; delete it"),
         (changed(iteration=7), "state.safetensors does not say where the training was; delete it"),
         (changed(iteration=1.5), "state.safetensors does not say where the training was; delete it"),
+        (changed(tasks_per_chunk="2"), "state.safetensors does not say where the training was; delete it"),
         (changed(seconds="1"), "state.safetensors does not say where the training was; delete it"),
         (changed(curve=[[0, "test", 0.5, 0.5]]), "state.safetensors does not say where the training was; delete it"),
         (changed(curve=3), "state.safetensors does not say where the training was; delete it"),
