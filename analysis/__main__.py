@@ -13,7 +13,7 @@ from core import Run, list_runs, load_run
 from core.config import is_own
 from core.device import checked_device
 from core.errors import UserError
-from core.memory import is_out_of_memory
+from core.memory import is_out_of_memory, keep_freed_memory
 from core.runs import read_config
 from core.training import Interrupted
 
@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         options = _parser().parse_args(arguments)
+        keep_freed_memory()
         command = shlex.join(["python", "-m", "analysis", *arguments])
         names = list(STUDIES) if options.study == "all" else [options.study]
         if names[0] not in STUDIES | STANDALONE:

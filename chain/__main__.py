@@ -78,9 +78,10 @@ def _run(arguments: list[str]) -> int:
     from chain.drawing import draw
     from chain.plan import make_plan
     from core.errors import UserError
-    from core.memory import is_out_of_memory
+    from core.memory import is_out_of_memory, keep_freed_memory
     from core.training import Interrupted
 
+    keep_freed_memory()
     try:
         plan = make_plan(_settings(options))
         if options.command == "left":

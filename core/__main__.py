@@ -15,7 +15,7 @@ from core.costs import duration, estimate
 from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
 from core.errors import UserError
 from core.experiments import EXPERIMENTS, experiment
-from core.memory import is_out_of_memory
+from core.memory import is_out_of_memory, keep_freed_memory
 from core.methods import METHODS
 from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, read_config
@@ -156,6 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run the command that `options` name; returns the exit code."""
     rank, size = rank_of_environment(), size_of_environment()
+    keep_freed_memory()
     try:
         commands = {
             "train": _train,

@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 
 from analysis.store import is_done, provenance, read_table, table_path, write_table
+from core.memory import keep_freed_memory
 from tests.benchmarks import outer_loop, suite
 from tests.benchmarks.engines import ENGINES
 from tests.benchmarks.workloads import WORKLOADS, Workload
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, store and print; the exit code is 2 for an unknown name."""
     given = _parser().parse_args(arguments)
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as our commands do; all engines have it alike
     if given.probe:
         print(json.dumps(suite.probe(*given.probe)))
         return 0

@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -21,3 +25,26 @@ def test_what_the_allocator_of_the_cpu_says_is_understood():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+# Page faults of a tensor of 64 MiB that is made and freed twenty times.
+_FAULTS = """
+import resource, sys, torch
+from core.memory import keep_freed_memory
+if sys.argv[1:] and not keep_freed_memory():
+    sys.exit("no such setting")
+torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's malloc")
+def test_freed_memory_is_kept():
+    def faults(*arguments):
+        command = [sys.executable, "-c", _FAULTS, *arguments]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("keep") * 20 < faults()
