@@ -2,7 +2,8 @@
 
 A table of a few bytes may announce billions of rows, all the same, or words that each repeat a long one before it. So
 only what our tables are written with is read: flat columns of five types, Snappy, which unpacks to 22 times at most,
-plain and dictionary encodings. The pages say how large they become; their headers are read here, and added up.
+plain and dictionary encodings. The pages say how large they become; their headers are read here, and added up. So is
+the footer, for the codecs: asked for one that it does not know, pyarrow ends the process.
 """
 
 from pathlib import Path
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 
 from bounds import MAX_JSON_BYTES, MAX_TABLE_BYTES, MAX_TABLE_TEXT, MAX_TABLE_VALUES, Refused, check, open_file
 
-_CODECS = ("UNCOMPRESSED", "SNAPPY")
+_CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_RAW")  # by their number in parquet
+_UNCOMPRESSED, _SNAPPY = 0, 1
 _SNAPPY_RATIO = 22  # its densest instruction repeats 64 bytes and takes 3
 _FOOTER_BYTES = MAX_JSON_BYTES
 _PLAIN, _OLD_DICTIONARY, _RLE, _DICTIONARY = 0, 2, 3, 8  # encodings, by their number in parquet's definition
@@ -40,6 +42,8 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
             if magic != b"PAR1" or length > size:
                 raise ValueError("no footer")
             check(path, length, _FOOTER_BYTES, "bytes in its footer")
+            raw.seek(max(0, size - 8 - length))
+            footer = raw.read(length)
         with pq.ParquetFile(path, page_checksum_verification=checksums) as file:
             metadata = file.metadata
             schema = file.schema_arrow
@@ -51,7 +55,7 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
                 raise ValueError(f"it has {metadata.num_columns} columns and names {len(schema)}")
             if metadata.num_rows == 0:  # the pages of such a file are nowhere
                 return schema.empty_table()
-            _check_pages(path, metadata, size)
+            _check_pages(path, metadata, _codecs(path, footer), size)
             return file.read(use_threads=False)
     except (Refused, FileNotFoundError):
         raise
@@ -59,13 +63,33 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
         raise Refused(f"{path} is truncated, damaged or no parquet file") from error
 
 
-def _check_pages(path: str | Path, metadata: Any, size: int) -> None:
+def _codecs(path: str | Path, footer: bytes) -> list[list[int]]:
+    """The number of each column's codec, by row group.
+
+    Raises:
+        Refused: for one that no table of ours has.
+        ValueError: if the footer is none.
+    """
+    try:
+        groups = _struct(footer, 0)[0][4]  # numbers of fields are those of FileMetaData, RowGroup, ColumnChunk, ...
+        codecs = [[int(column[3][4]) for column in group[1]] for group in groups]
+    except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError("its footer is not whole") from error
+    for codec in {codec for group in codecs for codec in group} - {_UNCOMPRESSED, _SNAPPY}:
+        name = _CODECS[codec] if 0 <= codec < len(_CODECS) else f"number {codec}"
+        raise Refused(f"{path} is compressed as {name}, and tables of ours as SNAPPY")
+    return codecs
+
+
+def _check_pages(path: str | Path, metadata: Any, codecs: list[list[int]], size: int) -> None:
     """See that what the pages unpack to is bounded.
 
     Raises:
         Refused: if it is not.
         OSError: if the file cannot be read.
     """
+    if [len(group) for group in codecs] != [metadata.num_columns] * metadata.num_row_groups:
+        raise ValueError("its parts do not have all columns")
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if min(rows) < 1 or sum(rows) != metadata.num_rows:
         raise ValueError(f"its parts have {sum(rows)} rows, and it says {metadata.num_rows}")
@@ -74,8 +98,6 @@ def _check_pages(path: str | Path, metadata: Any, size: int) -> None:
         for group in range(metadata.num_row_groups):
             for index in range(metadata.num_columns):
                 column = metadata.row_group(group).column(index)
-                if column.compression not in _CODECS:
-                    raise Refused(f"{path} is compressed as {column.compression}, and tables of ours as SNAPPY")
                 at = column.data_page_offset
                 if column.has_dictionary_page and 0 < column.dictionary_page_offset < at:
                     at = column.dictionary_page_offset
@@ -84,7 +106,7 @@ def _check_pages(path: str | Path, metadata: Any, size: int) -> None:
                 file.seek(at)
                 pages = _pages(path, file.read(column.total_compressed_size), rows[group])
                 if column.physical_type == "BYTE_ARRAY":
-                    text += _text(pages, column.compression)
+                    text += _text(pages, codecs[group][index])
                     check(path, text, MAX_TABLE_TEXT, "bytes of words")
 
 
@@ -95,16 +117,16 @@ class _Page(NamedTuple):
     content: bytes
 
 
-def _text(pages: list[_Page], codec: str) -> int:
+def _text(pages: list[_Page], codec: int) -> int:
     """How many bytes the words of a column may take: each may be the longest of its dictionary."""
     longest = max((_longest(page, codec) for page in pages if page.kind == _DICTIONARY_PAGE), default=0)
     return sum(page.unpacked + page.values * longest for page in pages if page.kind != _DICTIONARY_PAGE)
 
 
-def _longest(page: _Page, codec: str) -> int:
+def _longest(page: _Page, codec: int) -> int:
     """The bytes of the longest word of a dictionary, in which each stands behind its length."""
     words = page.content
-    if codec == "SNAPPY":
+    if codec == _SNAPPY:
         words = pa.Codec("snappy").decompress(words, page.unpacked, asbytes=True)
     longest = at = 0
     while at < len(words):
@@ -170,9 +192,28 @@ def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
             if length > len(data) - at:
                 raise ValueError("bytes beyond the end")
             return data[at : at + length], at + length
+        case 7:
+            if len(data) - at < 8:
+                raise ValueError("a number beyond the end")
+            return data[at : at + 8], at + 8
+        case 9:
+            return _list(data, at, depth)
         case 12:
             return _struct(data, at, depth + 1)
-    raise ValueError("a kind of value that no page header has")
+    raise ValueError("a kind of value that parquet has nowhere")
+
+
+def _list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    length, kind, at = data[at] >> 4, data[at] & 15, at + 1
+    if length == 15:
+        length, at = _varint(data, at)
+    if length > len(data) - at:
+        raise ValueError("a list beyond the end")
+    found = []
+    for _ in range(length):
+        value, at = _value(data, at, 3 if kind in (1, 2) else kind, depth)  # here a truth value has a byte of its own
+        found.append(value)
+    return found, at
 
 
 def _zigzag(data: bytes, at: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bounds import FACTOR, Refused
-from bounds.parquet import read_table
+from bounds.parquet import _codecs, read_table
 
 TABLE = pa.table(
     {
@@ -61,6 +61,36 @@ def test_other_compressions_are_refused(path, compression):
     pq.write_table(TABLE, path, compression=compression)
     with pytest.raises(Refused, match=rf"x\.parquet is compressed as {compression.upper()}"):
         read_table(path)
+
+
+def test_a_codec_that_nobody_knows_is_refused(path):
+    """pyarrow, asked for its name, would end the process."""
+    pq.write_table(TABLE, path, compression="none")
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # In the footer the codec, field 4, follows the column's path, a list of one word; it is a zigzag number.
+    path_and_codec = b"\x04word\x15\x00"
+    assert content[footer:].count(path_and_codec) == 1
+    path.write_bytes(content[:footer] + content[footer:].replace(path_and_codec, b"\x04word\x15\x3a"))
+    with pytest.raises(Refused, match=r"x\.parquet is compressed as number 29, and tables of ours as SNAPPY"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    "footer",
+    [
+        b"\x49\xff\xff\xff\xff\xff\x0f",
+        b"\x49\xf2" + b"\xff" * 8 + b"\x7f",
+        b"\x47\x00",
+        b"\x49\x1c" * 3,
+        b"\x49" * 9000,
+        b"",
+    ],
+    ids=["a list without end", "one of truth values", "half a number", "deep", "deeper", "nothing"],
+)
+def test_a_footer_that_is_none_is_told_of(path, footer):
+    with pytest.raises(ValueError, match="its footer is not whole"):
+        _codecs(path, footer)
 
 
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
