@@ -418,7 +418,10 @@ def load_run(
             raise UserError(f"{folder / 'weights.safetensors'} has {shown(name)} of {tensor.dtype}, which cannot adapt")
         parts[kind][rest] = tensor
     status = _check_info(info, folder / "run.json")
-    _check_sizes(config, info, parts, folder)
+    expected = _expected_sizes(config, info, parts, folder, model)
+    # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
+    # before it was saved.
+    theta = {name: parts["theta"][name] for name in expected}
     source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
     if source is not None and source.fingerprint() != info["dataset_fingerprint"]:
         raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")
@@ -429,18 +432,11 @@ def load_run(
             raise UserError(f"{folder / 'run.json'} does not list its modules_in_training")
         for name, part in model.named_modules():
             part.training = part.training if in_training is None else name in in_training
-    run = Run(
-        config, parts["theta"], parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"]
-    )  # fmt: skip
-    expected = {name: p.shape for name, p in run.blank_model().named_parameters()}
-    check_tensors(f"{folder / 'weights.safetensors'}: theta", run.theta, expected, f"model {config.model!r}")
+    run = Run(config, theta, parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"])
     try:
         run.rule.check(run.theta, run.xi)
     except UserError as error:
         raise UserError(f"{folder / 'weights.safetensors'}: {error}") from error
-    # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
-    # before it was saved.
-    run.theta = {name: run.theta[name] for name in expected}
     return run
 
 
@@ -475,27 +471,37 @@ def _check_info(info: dict[str, Any], path: Path) -> str:
     return status
 
 
-def _check_sizes(config: TrainConfig, info: Mapping[str, Any], parts: Mapping[str, Any], folder: Path) -> None:
-    """See that the model and rule that a run's settings describe are no larger than its weights, before any is made.
+def _expected_sizes(
+    config: TrainConfig, info: Mapping[str, Any], parts: Mapping[str, Any], folder: Path, own: nn.Module | None
+) -> dict[str, torch.Size]:
+    """The shapes of theta, by name in the model's order, which the run's weights have; found out before one is made.
+
+    Args:
+        config, info, parts, folder: of the run.
+        own: the module, if it is the user's own.
 
     Raises:
-        UserError: if they are.
+        UserError: if the weights are others, or the settings describe a model or a rule that is larger.
     """
     layers, depth = len(config.hidden or ()), config.rule_depth or 0
     if layers > len(parts["theta"]) or depth > len(parts["xi"]):
         raise UserError(f"{folder / 'config.json'} describes more layers than {folder / 'weights.safetensors'} holds")
-    if is_own(config.model):
-        return
+    model = _sizes_alone(config, info, folder) if own is None else own
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    check_tensors(f"{folder / 'weights.safetensors'}: theta", parts["theta"], expected, f"model {config.model!r}")
+    return expected
+
+
+def _sizes_alone(config: TrainConfig, info: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The model of ours that a run describes, without memory for its weights."""
     shape = TaskShape(tuple(info["example_shape"]), info["num_outputs"])
     if min(*shape.example_shape, shape.num_outputs, *(config.hidden or ()), config.filters or 1, 1) < 1:
         raise UserError(f"{folder} describes a layer of no width")
     try:
-        with torch.device("meta"):  # sizes alone
-            model = make_model(config.model, shape, seed=config.seed, **config.model_options())
+        with torch.device("meta"):
+            return make_model(config.model, shape, seed=config.seed, **config.model_options())
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that PyTorch cannot count with
         raise UserError(f"{folder} describes a model that cannot be made: {one_line(error)}") from error
-    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-    check_tensors(f"{folder / 'weights.safetensors'}: theta", parts["theta"], expected, f"model {config.model!r}")
 
 
 def list_runs(results: str | Path = "results") -> pd.DataFrame:

@@ -56,6 +56,7 @@ from core.runs import (
 from core.tasks import TaskSource, as_tasks, make_tasks
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import Episodes, concatenate
+from core.threads import suitable_threads, threads
 from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
@@ -140,6 +141,7 @@ class Group:
         self.finished: list[Run] = []
         self.given_up: list[TrainConfig] = []  # for which the memory did not suffice
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
+        self._threads: int | None = None  # of an iteration; found out in the first
 
     @property
     def target(self) -> int:
@@ -179,7 +181,14 @@ class Group:
 
     def step(self, episodes: Episodes) -> None:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
+        if self._threads is None:
+            self._threads = self._suitable_threads(episodes)
         started = time.perf_counter()
+        with threads(self._threads):
+            self._step(episodes)
+        self.seconds += time.perf_counter() - started
+
+    def _step(self, episodes: Episodes) -> None:
         loss, g_theta, g_xi = self.team.meta_gradient(self._meta_gradient, episodes, len(self.configs))
         keep = [i for i, value in enumerate(loss.tolist()) if math.isfinite(value)]
         if len(keep) < len(self.configs):
@@ -195,7 +204,12 @@ class Group:
         self.optimizer.step()
         self.iteration += 1
         self.loss = loss
-        self.seconds += time.perf_counter() - started
+
+    def _suitable_threads(self, episodes: Episodes) -> int:
+        """One for small networks on vectors; what images take is always worth sharing."""
+        if self.device.type != "cpu" or episodes.support_x.ndim > 3:
+            return torch.get_num_threads()
+        return suitable_threads(lambda: self._uncompiled(episodes, self.tasks_per_chunk))
 
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
         """The meta-gradient of these tasks, which are this process's share."""

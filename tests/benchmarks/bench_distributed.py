@@ -16,8 +16,9 @@ from torch import Tensor
 
 from core import TrainConfig, make_tasks
 from core.distributed import ALONE, Alone, join, leave, one_voice
+from core.threads import threads
 from core.training import Group
-from tests.benchmarks.measuring import paired, threads
+from tests.benchmarks.measuring import paired
 from tests.benchmarks.suite import difference
 
 WAYS, SHOTS, STEPS, TASKS = 10, 5, 4, 32

@@ -27,14 +27,18 @@ def configs(experiment_name: str, seeds: int) -> list[TrainConfig]:
     return [replace(c, eval_every=0) for c in runs if c.method in ("maml", "kfc") and c.model != "linnet"]
 
 
-def measure(run_configs: list[TrainConfig], num_tasks: int) -> pd.DataFrame:
-    """The rows of `analysis.store.SCHEMAS["half_precision"]`; the two precisions train one after the other."""
-    rows = []
+def measure(run_configs: list[TrainConfig], num_tasks: int) -> tuple[pd.DataFrame, str]:
+    """The rows of `analysis.store.SCHEMAS["half_precision"]`, and the data set's fingerprint.
+
+    The two precisions train one after the other, on tasks of one data set.
+    """
+    rows, fingerprints = [], set()
     for config in run_configs:
         for dtype in (None, "bfloat16"):
             started = time.perf_counter()
             run = meta_train(replace(config, inner_dtype=dtype), results=None, progress=False)
             seconds = time.perf_counter() - started
+            fingerprints.add(run.info["dataset_fingerprint"])
             points = run.evaluate(run.tasks(seed=1).sample("test", num_tasks))
             query = points[(points["split"] == "query") & (points["step"] == config.steps)]
             rows.append(
@@ -46,7 +50,8 @@ def measure(run_configs: list[TrainConfig], num_tasks: int) -> pd.DataFrame:
                 }
             )  # fmt: skip
             print(f"{run.id} {rows[-1]['dtype']}: accuracy {rows[-1]['accuracy']:.3f}, {seconds:.0f} s", flush=True)
-    return typed(pd.DataFrame(rows), "half_precision")
+    (fingerprint,) = fingerprints
+    return typed(pd.DataFrame(rows), "half_precision"), fingerprint
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -74,10 +79,12 @@ def main() -> int:
     tables = []
     for name in ITERATIONS:
         started = time.perf_counter()
-        tables.append(measure(configs(name, given.seeds), given.num_tasks))
+        table, fingerprint = measure(configs(name, given.seeds), given.num_tasks)
+        tables.append(table)
         settings = {"seeds": given.seeds, "num_tasks": given.num_tasks, "iterations": ITERATIONS[name]}
-        told = provenance(settings=settings, wall_seconds=time.perf_counter() - started)
-        write_table(given.results, "half_precision", name, tables[-1], told)
+        seconds = time.perf_counter() - started
+        told = provenance(settings=settings, dataset_fingerprint=fingerprint, wall_seconds=seconds)
+        write_table(given.results, "half_precision", name, table, told)
     print(summary(pd.concat(tables)))
     return 0
 

@@ -5,8 +5,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,14 +158,3 @@ def _status(name: str) -> int:
     """KiB, as Linux says of this process."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """So many threads of PyTorch within."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.benchmarks.measuring import gflop, paired, step_memory, threads
+from tests.benchmarks.measuring import gflop, paired, step_memory
 
 
 def test_products_are_counted_in_place_or_not():
@@ -80,10 +80,3 @@ def test_memory_is_what_a_step_takes_for_a_while():
 
     found = step_memory(step)
     assert found != found or 60 <= found <= 80  # NaN: the system does not tell
-
-
-def test_threads_are_as_before_afterwards():
-    before = torch.get_num_threads()
-    with threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
