@@ -23,6 +23,7 @@ import bounds.parquet
 import bounds.text
 from analysis.errors import StudyError, unknown_name
 from analysis.files import write_atomically
+from core.errors import listed
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"adaptlens"
@@ -610,7 +611,7 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     expected = {name: _ARROW[column.dtype] for name, column in SCHEMAS[provenance["study"]].items()}
     columns = {field.name: field.type for field in table.schema}
     if wrong := [name for name in sorted(expected.keys() | columns.keys()) if expected.get(name) != columns.get(name)]:
-        raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {', '.join(wrong)}")
+        raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {listed(wrong)}")
     return table.select(list(expected)), provenance
 
 

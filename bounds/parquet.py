@@ -3,7 +3,8 @@
 A table of a few bytes may announce billions of rows, all the same, or words that each repeat a long one before it. So
 only what our tables are written with is read: flat columns of five types, Snappy, which unpacks to 22 times at most,
 plain and dictionary encodings. The pages say how large they become; their headers are read here, and added up. So is
-the footer, for the codecs: asked for one that it does not know, pyarrow ends the process.
+what the footer says of the columns: asked for it, pyarrow ends the process where it cannot be (a codec that it does not
+know, statistics of another type).
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from bounds import MAX_JSON_BYTES, MAX_TABLE_BYTES, MAX_TABLE_TEXT, MAX_TABLE_VA
 
 _CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_RAW")  # by their number in parquet
 _UNCOMPRESSED, _SNAPPY = 0, 1
+_BYTE_ARRAY = 6  # the physical type of words
 _SNAPPY_RATIO = 22  # its densest instruction repeats 64 bytes and takes 3
 _FOOTER_BYTES = MAX_JSON_BYTES
 _PLAIN, _OLD_DICTIONARY, _RLE, _DICTIONARY = 0, 2, 3, 8  # encodings, by their number in parquet's definition
@@ -55,7 +57,10 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
                 raise ValueError(f"it has {metadata.num_columns} columns and names {len(schema)}")
             if metadata.num_rows == 0:  # the pages of such a file are nowhere
                 return schema.empty_table()
-            _check_pages(path, metadata, _codecs(path, footer), size)
+            groups = _row_groups(footer)
+            if [len(group.columns) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
+                raise ValueError("its parts do not have all columns")
+            _check_pages(path, groups, metadata.num_rows, size)
             return file.read(use_threads=False)
     except (Refused, FileNotFoundError):
         raise
@@ -63,50 +68,63 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
         raise Refused(f"{path} is truncated, damaged or no parquet file") from error
 
 
-def _codecs(path: str | Path, footer: bytes) -> list[list[int]]:
-    """The number of each column's codec, by row group.
+class _Column(NamedTuple):
+    """The part of a column in a row group."""
+
+    physical_type: int
+    codec: int
+    packed: int  # bytes
+    at: int  # where its first page begins
+
+
+class _RowGroup(NamedTuple):
+    rows: int
+    columns: list[_Column]
+
+
+def _row_groups(footer: bytes) -> list[_RowGroup]:
+    """What a footer says of the row groups and their columns.
 
     Raises:
-        Refused: for one that no table of ours has.
-        ValueError: if the footer is none.
+        ValueError: if it is not whole.
     """
     try:
-        groups = _struct(footer, 0)[0][4]  # numbers of fields are those of FileMetaData, RowGroup, ColumnChunk, ...
-        codecs = [[int(column[3][4]) for column in group[1]] for group in groups]
+        # The numbers of the fields are those of FileMetaData, RowGroup, ColumnChunk and ColumnMetaData.
+        return [
+            _RowGroup(int(group[3]), [_column(chunk[3]) for chunk in group[1]]) for group in _struct(footer, 0)[0][4]
+        ]
     except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("its footer is not whole") from error
-    for codec in {codec for group in codecs for codec in group} - {_UNCOMPRESSED, _SNAPPY}:
-        name = _CODECS[codec] if 0 <= codec < len(_CODECS) else f"number {codec}"
-        raise Refused(f"{path} is compressed as {name}, and tables of ours as SNAPPY")
-    return codecs
 
 
-def _check_pages(path: str | Path, metadata: Any, codecs: list[list[int]], size: int) -> None:
+def _column(told: dict[int, Any]) -> _Column:
+    data, dictionary = int(told[9]), int(told.get(11, 0))
+    return _Column(int(told[1]), int(told[4]), int(told[7]), dictionary if 0 < dictionary < data else data)
+
+
+def _check_pages(path: str | Path, groups: list[_RowGroup], rows: int, size: int) -> None:
     """See that what the pages unpack to is bounded.
 
     Raises:
         Refused: if it is not.
         OSError: if the file cannot be read.
     """
-    if [len(group) for group in codecs] != [metadata.num_columns] * metadata.num_row_groups:
-        raise ValueError("its parts do not have all columns")
-    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    if min(rows) < 1 or sum(rows) != metadata.num_rows:
-        raise ValueError(f"its parts have {sum(rows)} rows, and it says {metadata.num_rows}")
+    found = sum(group.rows for group in groups)
+    if min(group.rows for group in groups) < 1 or found != rows:
+        raise ValueError(f"its parts have {found} rows, and it says {rows}")
     text = 0
     with open(path, "rb") as file:
-        for group in range(metadata.num_row_groups):
-            for index in range(metadata.num_columns):
-                column = metadata.row_group(group).column(index)
-                at = column.data_page_offset
-                if column.has_dictionary_page and 0 < column.dictionary_page_offset < at:
-                    at = column.dictionary_page_offset
-                if at < 4 or column.total_compressed_size < 0 or at + column.total_compressed_size > size:
+        for group in groups:
+            for column in group.columns:
+                if column.codec not in (_UNCOMPRESSED, _SNAPPY):
+                    name = _CODECS[column.codec] if 0 <= column.codec < len(_CODECS) else f"number {column.codec}"
+                    raise Refused(f"{path} is compressed as {name}, and tables of ours as SNAPPY")
+                if column.at < 4 or column.packed < 0 or column.at + column.packed > size:
                     raise ValueError("a column lies outside of the file")
-                file.seek(at)
-                pages = _pages(path, file.read(column.total_compressed_size), rows[group])
-                if column.physical_type == "BYTE_ARRAY":
-                    text += _text(pages, codecs[group][index])
+                file.seek(column.at)
+                pages = _pages(path, file.read(column.packed), group.rows)
+                if column.physical_type == _BYTE_ARRAY:
+                    text += _text(pages, column.codec)
                     check(path, text, MAX_TABLE_TEXT, "bytes of words")
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bounds import FACTOR, Refused
-from bounds.parquet import _codecs, read_table
+from bounds.parquet import _row_groups, read_table
 
 TABLE = pa.table(
     {
@@ -88,9 +88,9 @@ def test_a_codec_that_nobody_knows_is_refused(path):
     ],
     ids=["a list without end", "one of truth values", "half a number", "deep", "deeper", "nothing"],
 )
-def test_a_footer_that_is_none_is_told_of(path, footer):
+def test_a_footer_that_is_none_is_told_of(footer):
     with pytest.raises(ValueError, match="its footer is not whole"):
-        _codecs(path, footer)
+        _row_groups(footer)
 
 
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
