@@ -23,7 +23,7 @@ import bounds.parquet
 import bounds.text
 from analysis.errors import StudyError, unknown_name
 from analysis.files import write_atomically
-from core.errors import listed
+from bounds.words import listed
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"adaptlens"

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from bounds import MAX_TENSOR_BYTES, MAX_TENSOR_HEADER, MAX_ZIP_DIRECTORY, Refused, check, open_file
 from bounds.pickles import BoundedUnpickler
+from bounds.words import one_line
 
 
 def check_safetensors(path: str | Path) -> None:
@@ -95,13 +96,6 @@ def check_torch(path: str | Path) -> None:
             ) from None
         except Exception as error:  # a damaged pickle fails in whatever its bytes happen to say
             raise Refused(f"{path} is damaged, or no file of PyTorch: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error of another library says, in one line of a readable length; its type where it says nothing."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words[:201])
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _follow_zip(file: BinaryIO, path: str | Path) -> None:

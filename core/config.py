@@ -10,7 +10,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar
 
-from core.errors import UserError, shown, unknown_name
+from bounds.words import shown
+from core.errors import UserError, unknown_name
 from core.inner_loop import InnerLoop
 from core.methods import METHODS, adapted_layers
 from core.models import MODELS

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bounds import Refused
-from bounds.tensors import check_safetensors, check_torch, one_line
+from bounds.tensors import check_safetensors, check_torch
+from bounds.words import one_line
 from core.config import OWN, TrainConfig, is_own
 from core.errors import UserError
 from core.forward import check_forward, without_dropout

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from bounds import Refused
 from bounds.parquet import read_table
-from bounds.tensors import check_safetensors, one_line
+from bounds.tensors import check_safetensors
 from bounds.text import parse_json
+from bounds.words import one_line, shown
 from core.config import TrainConfig, is_own
-from core.errors import UserError, shown
+from core.errors import UserError
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.forward import without_dropout

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from core.errors import UserError, listed
+from bounds.words import listed
+from core.errors import UserError
 from core.task_parameter import Gradient, Product, TaskParameter
 
 Tensors = Mapping[str, Tensor]

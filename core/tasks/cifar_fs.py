@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bounds import MAX_CIFAR_BYTES, MAX_TAR_MEMBERS, Refused, Within, check, most, open_file
-from bounds.tensors import one_line
+from bounds.words import one_line
 from core.errors import UserError
 from core.tasks.cache import cache_folder
 from core.tasks.downloads import download as fetch

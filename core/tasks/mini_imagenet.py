@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from bounds import MAX_PICKLED_BYTES, Refused, open_file
-from core.errors import UserError, shown
+from bounds.words import shown
+from core.errors import UserError
 from core.tasks.base import SPLITS
 from core.tasks.cache import cache_folder
 from core.tasks.downloads import download as fetch

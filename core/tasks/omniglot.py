@@ -31,8 +31,9 @@ from bounds import (
     check,
     read_bytes,
 )
-from bounds.tensors import check_zip_directory, one_line
-from core.errors import UserError, shown
+from bounds.tensors import check_zip_directory
+from bounds.words import one_line, shown
+from core.errors import UserError
 from core.files import write_atomically
 from core.tasks.cache import Arrays, cache_folder, cached_arrays
 from core.tasks.images import POOL_SIZES, ImageTasks

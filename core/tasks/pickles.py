@@ -14,7 +14,7 @@ import numpy as np
 
 from bounds import Refused
 from bounds.pickles import BoundedUnpickler
-from bounds.tensors import one_line
+from bounds.words import one_line
 from core.errors import UserError
 
 _KINDS = "biuf"  # what an array may hold: booleans, integers and floating-point numbers

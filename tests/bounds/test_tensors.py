@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save
 
 from bounds import MAX_TENSOR_HEADER, Refused
-from bounds.tensors import check_safetensors, check_torch, one_line, open_zip
+from bounds.tensors import check_safetensors, check_torch, open_zip
+from bounds.words import one_line
 from core import load_weights
 from core.errors import UserError
 from tests.fuzz.seeds import BYTEARRAY, rezipped, torch_file
