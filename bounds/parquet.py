@@ -91,15 +91,22 @@ def _row_groups(footer: bytes) -> list[_RowGroup]:
     try:
         # The numbers of the fields are those of FileMetaData, RowGroup, ColumnChunk and ColumnMetaData.
         return [
-            _RowGroup(int(group[3]), [_column(chunk[3]) for chunk in group[1]]) for group in _struct(footer, 0)[0][4]
+            _RowGroup(_whole(group[3]), [_column(chunk[3]) for chunk in group[1]]) for group in _struct(footer, 0)[0][4]
         ]
     except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise ValueError("its footer is not whole") from error
 
 
 def _column(told: dict[int, Any]) -> _Column:
-    data, dictionary = int(told[9]), int(told.get(11, 0))
-    return _Column(int(told[1]), int(told[4]), int(told[7]), dictionary if 0 < dictionary < data else data)
+    data, dictionary = _whole(told[9]), _whole(told.get(11, 0))
+    at = dictionary if 0 < dictionary < data else data
+    return _Column(_whole(told[1]), _whole(told[4]), _whole(told[7]), at)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("no whole number")
+    return value
 
 
 def _check_pages(path: str | Path, groups: list[_RowGroup], rows: int, size: int) -> None:
@@ -163,9 +170,9 @@ def _pages(path: str | Path, chunk: bytes, rows: int) -> list[_Page]:
     while at < len(chunk):
         try:
             header, at = _struct(chunk, at)
-            kind, unpacked, packed = header[1], header[2], header[3]
+            kind, unpacked, packed = (_whole(header[number]) for number in (1, 2, 3))
             about = header[{_DATA_PAGE: 5, _DICTIONARY_PAGE: 7, _DATA_PAGE_2: 8}[kind]]
-            count, encoding = about[1], about[4 if kind == _DATA_PAGE_2 else 2]
+            count, encoding = (_whole(about[number]) for number in (1, 4 if kind == _DATA_PAGE_2 else 2))
         except (KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
             raise ValueError("a page has no whole header") from error
         if not 0 <= packed <= len(chunk) - at or not 0 <= unpacked <= _SNAPPY_RATIO * packed + 64 or count < 0:
