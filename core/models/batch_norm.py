@@ -65,10 +65,9 @@ def _mean_product(x: Tensor, y: Tensor) -> Tensor:
     if not _are_large(x):
         return _mean(x * y)
     one = x.new_ones(x.shape[0] * x.shape[2], dtype=_precision(x))
-    _, sums, _ = (
-        torch.ops.aten.native_batch_norm_backward(  # of x as it is: the dot products, and no tensor of products
-            _side_by_side(y), _side_by_side(x), one, None, None, one - 1, one, True, 0.0, [False, True, False]
-        )
+    # The gradient by a weight of x as it is, with mean 0 and deviation 1: the dot products, and no tensor of products.
+    _, sums, _ = torch.ops.aten.native_batch_norm_backward(
+        _side_by_side(y), _side_by_side(x), one, None, None, one - 1, one, True, 0.0, [False, True, False]
     )
     return sums.view(x.shape[0], x.shape[2]) / _count(x)
 
@@ -153,7 +152,8 @@ class _Backward(torch.autograd.Function):
         scale = weight * inverse
         by_g, a, c = _input_gradient(u, x, weight, mean, inverse)
         d = _mean_product(g, u) - s * a - t * c
-        by_g.addcmul_(x, _channels(inverse * u_weight, x)).add_(_channels(u_bias - mean * inverse * u_weight, x))
+        by_x = inverse * u_weight
+        by_g.addcmul_(x, _channels(by_x, x)).add_(_channels(u_bias - mean * by_x, x))
         # v = f g - w r t u; its mean, and its mean product with h together with what the variance adds.
         f = u_weight - scale * c
         of_u = -scale * t

@@ -26,9 +26,8 @@ from core.tasks.base import Episodes, TaskShape
 from tests import naive
 
 LONGEST = 60.0  # seconds that a test waits for processes
-GRACE = (
-    15.0  # seconds that they have once one of them has failed (4 did not do on a slow machine); torchrun gives them 30
-)
+# Seconds that they have once one of them has failed: 4 did not do on a slow machine; torchrun gives them 30.
+GRACE = 15.0
 
 
 @dataclass
