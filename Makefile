@@ -15,7 +15,7 @@ CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
 FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
 
-.PHONY: help install reproduce paper figures test test-browser test-cluster test-faults fuzz notebooks bench lint clean
+.PHONY: help install reproduce paper figures test test-slow test-browser test-cluster test-faults fuzz notebooks bench lint clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ lint: install
 # One thread a test process: two that wait for each other on two cores take nine times as long.
 test: lint  ## lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-slow: install  ## the tests that start dozens of processes: the chain killed, changed, and called twice at once
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 notebooks: install  ## execute the notebooks at their own size, and keep what they show
 	$(BIN)/python -m tests.notebooks.executing

@@ -13,6 +13,7 @@ from core import Episodes, Run, make_model
 from core.evaluation import default_chunk
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
+from core.outer_optimizer import OuterOptimizer
 from core.progress import progress_bar
 from core.seeds import derive_seed
 from core.task_parameter import TaskParameter
@@ -123,8 +124,7 @@ def _train(
 ) -> pd.DataFrame:
     """Training loss, query loss and accuracy of each task where it stopped, and after how many steps."""
     theta = {name: tensor.requires_grad_() for name, tensor in theta.items()}
-    # Adam works element by element, so that one optimizer of stacked tensors trains every task on its own.
-    optimizer = torch.optim.Adam(theta.values(), lr=lr)
+    optimizer = OuterOptimizer("adam", lr)
     num_tasks = episodes.num_tasks
     found = torch.full((num_tasks, 3), torch.nan)
     steps = torch.zeros(num_tasks, dtype=torch.int64)
@@ -146,9 +146,9 @@ def _train(
             running &= ~stopping
         if not running.any():
             break
-        optimizer.zero_grad()
-        losses.sum().backward()
-        optimizer.step()
+        # Materialised: a network of the user's own may leave a parameter out, which then stays where it is.
+        grads = torch.autograd.grad(losses.sum(), list(theta.values()), allow_unused=True, materialize_grads=True)
+        optimizer.step(theta, dict(zip(theta, grads, strict=True)))
     numbers = found.double().numpy()
     return pd.DataFrame(
         {

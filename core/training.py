@@ -35,6 +35,7 @@ from core.memory import is_out_of_memory
 from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
+from core.outer_optimizer import OPTIMIZER_STATE, OuterOptimizer
 from core.own import OwnModel, OwnTasks, buffers_of, check_own, fresh_module, identified, warn_of_frozen
 from core.progress import progress_bar
 from core.reptile import replica_reptile_gradient
@@ -60,11 +61,6 @@ from core.threads import suitable_threads, threads
 from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
-# What an outer optimizer remembers after its first step: of each tensor, and counts.
-OPTIMIZER_STATE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "sgd": ((), ()),
-    "adam": (("exp_avg", "exp_avg_sq"), ("step",)),
-}
 
 
 class Interrupted(Exception):
@@ -133,7 +129,7 @@ class Group:
         xis = [self.rule.init(theta) for theta in thetas]
         self.theta = {name: torch.stack([theta[name] for theta in thetas]) for name in thetas[0]}
         self.xi = {name: torch.stack([xi[name] for xi in xis]) for name in xis[0]}
-        self.optimizer = self._make_optimizer()
+        self.optimizer = OuterOptimizer(config.meta_optimizer, config.meta_lr)
         self.iteration = 0
         self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
         self.seconds = 0.0  # in `step`, by the clock
@@ -173,12 +169,6 @@ class Group:
             return module
         return make_model(config.model, source, seed=config.seed, **config.model_options())
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        config = self.configs[0]
-        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.meta_optimizer]
-        # Both are element by element, so that runs stacked on an axis are trained as each would be alone.
-        return kind([*self.theta.values(), *self.xi.values()], lr=config.meta_lr)
-
     def step(self, episodes: Episodes) -> None:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
         if self._threads is None:
@@ -198,10 +188,7 @@ class Group:
             loss = loss[keep]
             g_theta = {name: g[keep] for name, g in g_theta.items()}
             g_xi = {name: g[keep] for name, g in g_xi.items()}
-        for tensors, grads in ((self.theta, g_theta), (self.xi, g_xi)):
-            for name, tensor in tensors.items():
-                tensor.grad = grads[name]
-        self.optimizer.step()
+        self.optimizer.step(_named(self.theta, self.xi), _named(g_theta, g_xi))
         self.iteration += 1
         self.loss = loss
 
@@ -252,8 +239,6 @@ class Group:
         """Finish the runs whose meta-loss is not finite, and go on with those to `keep`."""
         for i in sorted(set(range(len(self.configs))) - set(keep)):
             self.finished.append(self._finish(i, f"diverged at iteration {self.iteration}"))
-        state = {key: self.optimizer.state[key] for key in self._tensors().values()}
-        old = list(self._tensors().values())
         self.configs = [self.configs[i] for i in keep]
         self.sources = [self.sources[i] for i in keep]
         self.curves = [self.curves[i] for i in keep]
@@ -261,9 +246,7 @@ class Group:
             return
         self.theta = {name: tensor[keep].clone() for name, tensor in self.theta.items()}
         self.xi = {name: tensor[keep].clone() for name, tensor in self.xi.items()}
-        self.optimizer = self._make_optimizer()
-        for before, after in zip(old, self._tensors().values(), strict=True):
-            self.optimizer.state[after] = {k: v[keep] if v.ndim > 0 else v for k, v in state[before].items()}
+        self.optimizer.keep(keep)
 
     @contextmanager
     def gives_up_without_memory(self) -> Iterator[None]:
@@ -284,7 +267,7 @@ class Group:
             self.given_up, self.configs = self.configs, []
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {f"theta.{n}": t for n, t in self.theta.items()} | {f"xi.{n}": t for n, t in self.xi.items()}
+        return _named(self.theta, self.xi)
 
     def measure(self, fixed_tasks: Callable[[TaskSource, str, int, int], Episodes]) -> None:
         """Add a point to every run's curve: query loss and accuracy after adaptation, on fixed tasks of each split."""
@@ -374,14 +357,10 @@ class Group:
         if self.results is None or not self.team.writes:
             return
         for i, config in enumerate(self.configs):
-            tensors, counts = {}, {}
-            for name, tensor in self._tensors().items():
-                tensors[name] = tensor[i]
-                for key, value in self.optimizer.state[tensor].items():
-                    if value.ndim > 0:
-                        tensors[f"optimizer.{key}.{name}"] = value[i]
-                    else:
-                        counts[key] = value.item()
+            tensors = {name: tensor[i] for name, tensor in self._tensors().items()}
+            for kind, moments in self.optimizer.moments.items():
+                tensors |= {f"optimizer.{kind}.{name}": moment[i] for name, moment in moments.items()}
+            counts = OPTIMIZER_STATE[config.meta_optimizer][1] if self.optimizer.steps else ()
             metadata = {
                 "format": FORMAT,
                 "id": config.id,
@@ -389,7 +368,7 @@ class Group:
                 "seconds": self.seconds,
                 "tasks_per_chunk": self.tasks_per_chunk,
                 "curve": self.curves[i],
-                "optimizer": counts,
+                "optimizer": {count: float(self.optimizer.steps) for count in counts},
             }
             save_tensors(self.results / "runs" / config.id / "state.safetensors", tensors, metadata)
 
@@ -413,12 +392,15 @@ class Group:
         self.curves = [[tuple(row) for row in meta["curve"]] for _, meta in states]
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.stack([tensors[name] for tensors, _ in states]))
-            state: dict[str, Tensor] = {k: torch.tensor(v) for k, v in metadata["optimizer"].items()}
             for kind in kinds:
                 key = f"optimizer.{kind}.{name}"
-                state[kind] = torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
-            if state:
-                self.optimizer.state[tensor] = state
+                moment = torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
+                self.optimizer.moments[kind][name] = moment
+        self.optimizer.steps = int(metadata["optimizer"].get("step", self.iteration))
+
+
+def _named(theta: Mapping[str, Tensor], xi: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"theta.{n}": t for n, t in theta.items()} | {f"xi.{n}": t for n, t in xi.items()}
 
 
 def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -23,19 +23,15 @@ def loaded_by(statement: str) -> set[str]:
     return set(out.split())
 
 
-@pytest.mark.parametrize("statement", ["import core", "import analysis", "import core, analysis.__main__"])
-def test_the_engine_and_the_studies_load_no_matplotlib(statement):
-    assert not {"matplotlib", "seaborn", "figures"} & loaded_by(statement)
-
-
-def test_the_engine_loads_no_compiler():
-    assert not {"torch._dynamo", "torch._inductor"} & loaded_by("import core")
+def test_the_engine_and_the_studies_load_no_matplotlib_and_no_compiler():
+    loaded = loaded_by("import core, core.__main__, analysis, analysis.__main__")
+    assert "torch" in loaded
+    assert not {"matplotlib", "seaborn", "figures", "torch._dynamo", "torch._inductor"} & loaded
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "import figures",
         "import figures.__main__, analysis.store, analysis.statistics",
         "import chain, chain.__main__, chain.drawing, chain.lists, chain.locks, chain.settings",
     ],

@@ -151,14 +151,21 @@ def test_without_the_thread_that_draws_ahead(whole, late, monkeypatch):
     assert_equal(trained(name), run)
 
 
-def test_in_another_process(whole, tmp_path):
-    name, run, _ = whole
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A folder with the runs as another process trained them."""
+    results = tmp_path_factory.mktemp("elsewhere")
     code = (
-        "import sys, tests.test_reproducibility as t, core; from core import meta_train; "
-        "meta_train(t.CONFIGS[sys.argv[1]], results=sys.argv[2], **t.QUIET)"
+        "import sys, tests.test_reproducibility as t; from core import meta_train; "
+        "[meta_train(config, results=sys.argv[1], **t.QUIET) for config in t.CONFIGS.values()]"
     )
-    subprocess.run([sys.executable, "-c", code, name, str(tmp_path)], check=True)
-    assert_equal(load_run(tmp_path / "runs" / run.id), run)
+    subprocess.run([sys.executable, "-c", code, str(results)], check=True)
+    return results
+
+
+def test_in_another_process(whole, elsewhere):
+    _, run, _ = whole
+    assert_equal(load_run(elsewhere / "runs" / run.id), run)
 
 
 def test_a_task_is_measured_alike_however_many_there_are(whole):

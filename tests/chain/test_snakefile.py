@@ -146,6 +146,7 @@ def test_a_second_call_does_nothing_and_needs_no_state_of_snakemakes(project):
     assert project.times().keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_together_or_apart_is_the_same_and_nothing_is_measured_again(project):
     before = project.times()
     code, output = project(settings=("together=true",))
@@ -175,6 +176,7 @@ def test_one_deleted_picture_is_drawn_again(project):
     assert (project.results / "figures" / "fig1_synthetic.png").exists()
 
 
+@pytest.mark.slow
 def test_one_changed_default_makes_its_runs_late_and_leaves_the_old_out_of_the_figure(project):
     before = project.times()
     # LinNet's meta learning rate: two of the four runs, and their tables.
@@ -202,6 +204,7 @@ def test_other_test_tasks_are_measured_and_no_run_is_trained(project):
     assert jobs(output) == {"study": 5, "figure": 1, "all": 1, "total": 7}
 
 
+@pytest.mark.slow
 def test_one_more_seed_trains_that_seed_and_keeps_the_others(project):
     before = project.times()
     code, output = project(settings=("seeds=3",))
@@ -213,6 +216,7 @@ def test_one_more_seed_trains_that_seed_and_keeps_the_others(project):
     assert sum(name.endswith("run.json") for name in after) == 6
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_the_chain_ends_with_the_same_results(once, tmp_path):
     project = Project(tmp_path / "copy")
     # The state is saved in every iteration, so that there is one to go on from.
@@ -236,6 +240,7 @@ def test_killed_again_and_again_the_chain_ends_with_the_same_results(once, tmp_p
     assert jobs(project("--dry-run")[1]) == {}
 
 
+@pytest.mark.slow
 def test_two_calls_at_once_take_turns(once, tmp_path):
     project = Project(tmp_path / "copy")
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "results=results", *TINY]

@@ -99,7 +99,7 @@ def test_torchrun_gives_the_runs_of_one_process(tmp_path, single):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "-m", "core", *TRAIN, "--results", str(tmp_path)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": ok, test accuracy 0.") == 2, "one line a run, of the first process alone"
@@ -146,7 +146,8 @@ def test_a_process_that_dies_or_hangs_ends_the_others_and_the_run_goes_on(
 ):
     results = tmp_path / "results"
     arguments = [*TRAIN, "--results", str(results)]
-    ended = on_processes(tmp_path, processes.train, arguments, trouble, rank, 3, number)
+    hangs = rank if number == signal.SIGSTOP else None
+    ended = on_processes(tmp_path, processes.train, arguments, trouble, rank, 3, number, hangs=hangs)
     lost, left = ended[rank], ended[1 - rank]
     assert lost.code == (-signal.SIGKILL if number == signal.SIGKILL else None)
     assert left.code == 2, left.out

@@ -29,7 +29,7 @@ def test_a_few_faults_of_each_kind_lose_nothing():
         "cache",
         "chain draw",
     ]
-    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     for kind in KINDS:
         assert re.search(rf"^{kind} +[34] +0 ", outcome.stdout, re.MULTILINE) or kind == "races", outcome.stdout

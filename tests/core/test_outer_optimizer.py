@@ -1,0 +1,62 @@
+"""The outer optimizers against PyTorch's classes, and what they do not load."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from core.outer_optimizer import OPTIMIZER_STATE, OuterOptimizer
+
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+SHAPES = {"a": (3, 4, 5), "b": (3, 2), "c": (3,)}
+
+
+def gradients(steps):
+    generator = torch.Generator().manual_seed(1)
+    return [{name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()} for _ in range(steps)]
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMIZER_STATE))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_is_pytorchs_class_bit_for_bit(kind, dtype):
+    ours = {name: torch.ones(shape, dtype=dtype) for name, shape in SHAPES.items()}
+    theirs = {name: tensor.clone() for name, tensor in ours.items()}
+    optimizer, expected = OuterOptimizer(kind, 0.1), CLASSES[kind](theirs.values(), lr=0.1)
+    for grads in gradients(4):
+        grads = {name: grad.to(dtype) for name, grad in grads.items()}
+        optimizer.step(ours, {name: grads[name] for name in reversed(grads)})  # by name, in any order
+        for name, tensor in theirs.items():
+            tensor.grad = grads[name]
+        expected.step()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert optimizer.steps == 4
+    moments, counts = OPTIMIZER_STATE[kind]
+    for name, tensor in theirs.items():
+        state = expected.state[tensor]
+        assert {k for k, v in state.items() if v is not None} == {*moments, *counts}
+        assert all(torch.equal(optimizer.moments[moment][name], state[moment]) for moment in moments)
+
+
+def test_replicas_that_are_left_out_change_nothing_for_the_others():
+    kept = [0, 2]
+    ours = {name: torch.ones(shape) for name, shape in SHAPES.items()}
+    fewer = {name: tensor[kept].clone() for name, tensor in ours.items()}
+    optimizer, alone = OuterOptimizer("adam", 0.1), OuterOptimizer("adam", 0.1)
+    for i, grads in enumerate(gradients(4)):
+        optimizer.step(ours, grads if i < 2 else {name: grad[kept] for name, grad in grads.items()})
+        alone.step(fewer, {name: grad[kept] for name, grad in grads.items()})
+        if i == 1:
+            ours = {name: tensor[kept].clone() for name, tensor in ours.items()}
+            optimizer.keep(kept)
+    assert all(torch.equal(ours[name], fewer[name]) for name in ours)
+
+
+def test_a_training_loads_no_compiler():
+    """Making one of PyTorch's optimizers does, which takes longer than to train a small run."""
+    code = (
+        "import sys; import tests.test_reproducibility as t; from core import meta_train; "
+        "[meta_train(t.CONFIGS[name], results=None, **t.QUIET) for name in ('lr klin', 'cnn maml')]; "
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
