@@ -29,6 +29,26 @@ def test_the_engine_and_the_studies_load_no_matplotlib_and_no_compiler():
     assert not {"matplotlib", "seaborn", "figures", "torch._dynamo", "torch._inductor"} & loaded
 
 
+def test_no_work_loads_a_compiler(tmp_path):
+    """One of PyTorch's optimizers would, and `torch.eye` on the device "meta": seconds in every process."""
+    train = "train --dataset synthetic --model lr --steps 1 --adapt-lr 1 --first-order false --meta-optimizer adam"
+    sizes = "--meta-lr 0.01 --iterations 2 --tasks-per-iteration 2 --points 8 --eval-tasks 2 --device cpu --quiet"
+    calls = [
+        [*f"{train} {sizes} --method {rule}".split(), "--results", str(tmp_path)]
+        for rule in ("kfc --rule-depth 1", "meta_curvature")
+    ]
+    studies = ["all", "--results", str(tmp_path), "--num-tasks", "2", "--quiet"]
+    loaded = loaded_by(
+        "import core.__main__, analysis.__main__, pathlib; "
+        f"[core.__main__.main(typed) for typed in {calls!r}]; "
+        f"runs = [str(path) for path in pathlib.Path({str(tmp_path / 'runs')!r}).iterdir()]; "
+        f"analysis.__main__.main({studies!r} + ['--run', *runs])"
+    )
+    assert len(list((tmp_path / "runs").iterdir())) == len(calls)
+    assert len(list((tmp_path / "inside_optimizer").glob("*.parquet"))) == len(calls)
+    assert "torch._dynamo" not in loaded
+
+
 @pytest.mark.parametrize(
     "statement",
     [

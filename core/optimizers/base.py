@@ -37,6 +37,17 @@ def split_key(key: str) -> tuple[str, str]:
     return name, part
 
 
+def identity(rows: int, columns: int, like: Tensor) -> Tensor:
+    """The first columns of an identity, with the type and device of `like`.
+
+    As `torch.eye`, which loads PyTorch's compiler where it has only a shape to find (device "meta"): seconds for each
+    run that is loaded.
+    """
+    matrix = like.new_zeros((rows, columns))
+    matrix.diagonal().fill_(1)
+    return matrix
+
+
 class MetaOptimizer(ABC):
     """A learned update rule U_xi(g): one small function per parameter tensor, all of one architecture.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from core.errors import UserError
-from core.optimizers.base import MetaOptimizer, Parts
+from core.optimizers.base import MetaOptimizer, Parts, identity
 from core.task_parameter import Gradient, Product, TaskParameter
 
 
@@ -80,8 +80,8 @@ class KFC(MetaOptimizer):
         count, n, m = matrix_shape(like.shape)
         parts: dict[str, Tensor] = {}
         for i in range(self.depth):
-            parts[self._key("L", i)] = torch.eye(n, dtype=like.dtype, device=like.device)
-            parts[self._key("R", i)] = torch.eye(m, dtype=like.dtype, device=like.device)
+            parts[self._key("L", i)] = identity(n, n, like)
+            parts[self._key("R", i)] = identity(m, m, like)
             if self.bias:
                 parts[self._key("b", i)] = like.new_zeros((count, n, m) if like.ndim == 4 else (n, m))
         if self.unit_norm:

@@ -1,9 +1,8 @@
 """Meta-Curvature."""
 
-import torch
 from torch import Tensor
 
-from core.optimizers.base import Parts
+from core.optimizers.base import Parts, identity
 from core.optimizers.kronecker import KLin
 
 
@@ -30,7 +29,7 @@ class MetaCurvature(KLin):
             return super().initial_parts(like)
         filters, channels, height, width = like.shape
         sizes = {"out": filters, "in": channels, "filter": height * width}
-        return {part: torch.eye(size, dtype=like.dtype, device=like.device) for part, size in sizes.items()}
+        return {part: identity(size, size, like) for part, size in sizes.items()}
 
     def transform(self, parts: Parts, grad: Tensor) -> Tensor:
         """The mode products for each task."""

@@ -1,10 +1,9 @@
 """Linear rules on the whole gradient vector: unfactored (paper, section 4.1), and of low rank (section 4.2)."""
 
-import torch
 from torch import Tensor
 
 from core.errors import UserError
-from core.optimizers.base import MetaOptimizer, Parts
+from core.optimizers.base import MetaOptimizer, Parts, identity
 
 LARGEST = 2**28  # 1 GiB
 
@@ -36,7 +35,7 @@ class Linear(MetaOptimizer):
                 f"the unfactored rule has a matrix of {like.numel():,} x {like.numel():,} for a tensor of "
                 f"{like.numel():,} numbers: it is for small models; klin and kfc are its factored forms"
             )
-        parts = {"A": torch.eye(like.numel(), dtype=like.dtype, device=like.device)}
+        parts = {"A": identity(like.numel(), like.numel(), like)}
         if self.bias:
             parts["b"] = like.new_zeros(like.numel())
         return parts
@@ -74,7 +73,7 @@ class Cholesky(MetaOptimizer):
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """The first columns of the identity."""
         k = like.numel()
-        return {"L": torch.eye(k, min(k, self.rank), dtype=like.dtype, device=like.device)}
+        return {"L": identity(k, min(k, self.rank), like)}
 
     def transform(self, parts: Parts, grad: Tensor) -> Tensor:
         """L L^T g for each task."""
