@@ -68,10 +68,10 @@ def disturb(cluster: Cluster, results: Path, chain: subprocess.Popen[bytes]) -> 
     Raises:
         AssertionError: if the chain ended, or came to no such moment.
     """
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1200
     while set((at := nodes_of(results)).values()) != set(NODES):
         assert chain.poll() is None, "the chain ended before a run was in training on each node"
-        assert time.monotonic() < end, f"no run in training on each node after 300 seconds, but {at}"
+        assert time.monotonic() < end, f"no run in training on each node after 20 minutes, but {at}"
         time.sleep(0.2)
     first, second = at
     for process in training(results, first):
@@ -107,7 +107,7 @@ def _compare(folder: Path, iterations: int = 6000) -> int:
         chain = subprocess.Popen(command(remote, iterations, *SLURM), cwd=ROOT)
         try:
             disturb(cluster, remote, chain)
-            code = chain.wait(timeout=900)
+            code = chain.wait(timeout=3600)
         finally:
             if chain.poll() is None:
                 chain.kill()
