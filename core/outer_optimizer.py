@@ -1,6 +1,7 @@
 """SGD and Adam for stacked tensors, by PyTorch's own functions: what trains theta and xi.
 
-Not by its optimizer classes: making one loads PyTorch's compiler, which takes longer than a small run does.
+Not by its optimizer classes: making one loads PyTorch's compiler, which takes longer than a small run does. Adam is the
+fused one, a kernel for each tensor in place of a dozen: a step of LR's KFC takes a sixth of the time on a CPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,34 +36,32 @@ class OuterOptimizer:
         self.kind, self.lr = kind, lr
         self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in OPTIMIZER_STATE[kind][0]}
         self.steps = 0
+        self._counts: list[Tensor] = []  # `steps` where the tensors are: a host that told it would wait for the device
 
     @torch.no_grad()
     def step(self, tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
-        """Change `tensors` in place, by their gradients, which have the same names and shapes."""
+        """Change `tensors`, contiguous, in place, by their gradients, which have the same names and shapes."""
         changed = list(tensors.values())
-        along = [grads[name] for name in tensors]
+        # Adam's kernel pairs numbers by their place in memory, whatever the strides say.
+        assert all(tensor.is_contiguous() for tensor in changed)
+        along = [grads[name].contiguous() for name in tensors]
         if self.kind == "sgd":
             none: list[Tensor | None] = [None] * len(changed)
             sgd(
-                changed,
-                along,
-                none,
-                weight_decay=0,
-                momentum=0,
-                lr=self.lr,
-                dampening=0,
-                nesterov=False,
-                maximize=False,
-            )
+                changed, along, none,
+                weight_decay=0, momentum=0, lr=self.lr, dampening=0, nesterov=False, maximize=False, foreach=True,
+            )  # fmt: skip
         else:
             for moments in self.moments.values():
                 if not moments:
                     moments.update({name: torch.zeros_like(tensor) for name, tensor in tensors.items()})
+            if not self._counts:
+                self._counts = [torch.tensor(float(self.steps), device=tensor.device) for tensor in changed]
             exp_avg, exp_avg_sq = ([moments[name] for name in tensors] for moments in self.moments.values())
-            counts = [torch.tensor(float(self.steps)) for _ in changed]  # the function counts each up
             adam(
-                changed, along, exp_avg, exp_avg_sq, [], counts,
+                changed, along, exp_avg, exp_avg_sq, [], self._counts,
                 amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr, weight_decay=0, eps=1e-8, maximize=False,
+                fused=True,
             )  # fmt: skip
         self.steps += 1
 
