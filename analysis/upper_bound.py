@@ -146,8 +146,7 @@ def _train(
             running &= ~stopping
         if not running.any():
             break
-        # Materialised: a network of the user's own may leave a parameter out, which then stays where it is.
-        grads = torch.autograd.grad(losses.sum(), list(theta.values()), allow_unused=True, materialize_grads=True)
+        grads = torch.autograd.grad(losses.sum(), list(theta.values()))
         optimizer.step(theta, dict(zip(theta, grads, strict=True)))
     numbers = found.double().numpy()
     return pd.DataFrame(

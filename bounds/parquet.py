@@ -18,6 +18,7 @@ from bounds import MAX_JSON_BYTES, MAX_TABLE_BYTES, MAX_TABLE_TEXT, MAX_TABLE_VA
 _CODECS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4_RAW")  # by their number in parquet
 _UNCOMPRESSED, _SNAPPY = 0, 1
 _BYTE_ARRAY = 6  # the physical type of words
+_PHYSICAL_TYPES = {"BOOLEAN": 0, "INT64": 2, "DOUBLE": 5, "BYTE_ARRAY": _BYTE_ARRAY}  # of `_TYPES`
 _SNAPPY_RATIO = 22  # its densest instruction repeats 64 bytes and takes 3
 _FOOTER_BYTES = MAX_JSON_BYTES
 _PLAIN, _OLD_DICTIONARY, _RLE, _DICTIONARY = 0, 2, 3, 8  # encodings, by their number in parquet's definition
@@ -60,6 +61,11 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
             groups = _row_groups(footer)
             if [len(group.columns) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
                 raise ValueError("its parts do not have all columns")
+            types = [_PHYSICAL_TYPES.get(metadata.schema.column(i).physical_type) for i in range(metadata.num_columns)]
+            if any(
+                column.physical_type != of for group in groups for column, of in zip(group.columns, types, strict=True)
+            ):
+                raise ValueError("a part of a column is of another type than the column")
             _check_pages(path, groups, metadata.num_rows, size)
             return file.read(use_threads=False)
     except (Refused, FileNotFoundError):

@@ -7,7 +7,9 @@ import torch
 
 _SAID = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
-_KEPT_BYTES = 2**30  # at most kept free at the end of the heap; a tensor that is larger has pages of its own
+_KEPT_BYTES = 2**30  # at most kept free at the end of the heap
+# A tensor that is larger has pages of its own. Older versions of glibc refuse more than the second.
+_OWN_PAGES_BYTES = (2**30, 2**25)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -22,12 +24,15 @@ def keep_freed_memory() -> bool:
 
     glibc gives back what a large tensor had, and every page of the next one is faulted in and cleared again: in CNN-4's
     evaluation that was a quarter of the time. The setting is the whole process's, so that the commands make it, and no
-    function of the library does; up to a GiB more of what was in use may then stay taken.
+    function of the library does; more of what was in use may then stay taken.
 
     Returns:
-        Whether it was made: elsewhere than on Linux with glibc there is no such setting.
+        Whether it was made; there is no such setting elsewhere than on Linux with glibc.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(setting, _KEPT_BYTES) == 1 for setting in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+    # In this order: after the second alone every large tensor is mapped anew, as glibc then no longer learns from use.
+    return any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in _OWN_PAGES_BYTES) and (
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) == 1
+    )

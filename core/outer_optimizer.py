@@ -36,15 +36,13 @@ class OuterOptimizer:
         self.kind, self.lr = kind, lr
         self.moments: dict[str, dict[str, Tensor]] = {name: {} for name in OPTIMIZER_STATE[kind][0]}
         self.steps = 0
-        self._counts: list[Tensor] = []  # `steps` where the tensors are: a host that told it would wait for the device
+        self._counts: list[Tensor] = []  # `steps` of each tensor, where it is, as Adam's kernel wants it
 
     @torch.no_grad()
     def step(self, tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
         """Change `tensors`, contiguous, in place, by their gradients, which have the same names and shapes."""
         changed = list(tensors.values())
-        # Adam's kernel pairs numbers by their place in memory, whatever the strides say.
-        assert all(tensor.is_contiguous() for tensor in changed)
-        along = [grads[name].contiguous() for name in tensors]
+        along = [grads[name] for name in tensors]
         if self.kind == "sgd":
             none: list[Tensor | None] = [None] * len(changed)
             sgd(
@@ -52,6 +50,9 @@ class OuterOptimizer:
                 weight_decay=0, momentum=0, lr=self.lr, dampening=0, nesterov=False, maximize=False, foreach=True,
             )  # fmt: skip
         else:
+            # The kernel pairs numbers by their place in memory, whatever the strides say.
+            assert all(tensor.is_contiguous() for tensor in changed)
+            along = [grad.contiguous() for grad in along]
             for moments in self.moments.values():
                 if not moments:
                     moments.update({name: torch.zeros_like(tensor) for name, tensor in tensors.items()})
@@ -64,6 +65,11 @@ class OuterOptimizer:
                 fused=True,
             )  # fmt: skip
         self.steps += 1
+
+    def restore(self, moments: Mapping[str, Mapping[str, Tensor]], steps: int) -> None:
+        """Go on from `moments` as in the attribute, none of them if none was made, and after `steps` steps."""
+        self.moments = {kind: dict(moments.get(kind, {})) for kind in self.moments}
+        self.steps, self._counts = steps, []
 
     def keep(self, replicas: Sequence[int]) -> None:
         """Forget all but these of the leading axis."""

@@ -1,27 +1,55 @@
 """One thread for work that is too small to be shared."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
-# Of the matrix products of a call, below which one thread does it. PyTorch's threads wait for their next turn by
-# spinning, on cores that others could use; sharing so little gains less than that takes.
+from core.optimizers.base import split_key
+from core.tasks.base import Episodes
+
+# Billions of additions and multiplications in an iteration, below which one thread does it. PyTorch's threads wait for
+# their next turn by spinning, on cores that others could use; sharing so little gains less than that takes.
 SMALL_GFLOP = 0.05
 
 
-def suitable_threads(run: Callable[[], object]) -> int:
-    """How many threads a call should have: one if it is small, else as many as PyTorch has.
+def suitable_threads(gflop: float) -> int:
+    """How many threads an iteration should have: one if it is small, else as many as PyTorch has."""
+    return 1 if gflop < SMALL_GFLOP else torch.get_num_threads()
 
-    The arithmetic is counted, not timed, so that the same call has the same answer every time.
+
+def iteration_gflop(
+    model: nn.Module,
+    theta: Mapping[str, Tensor],
+    xi: Mapping[str, Tensor],
+    episodes: Episodes,
+    steps: int,
+    num_replicas: int,
+) -> float:
+    """About how many billions of additions and multiplications the matrix products of a meta-gradient are.
+
+    Of networks on vectors, where every number of theta meets every example unless the model's `multiplications` says
+    otherwise, and of rules with square factors. Told by the sizes, so that the same runs have the same answer every
+    time, and not counted as it is done, for which PyTorch would load its compiler.
+
+    Args:
+        model: the network for one task.
+        theta: parameters of S replicas, (S, *shape), by name.
+        xi: the rule's, by parameter and part.
+        episodes: the S * T tasks of the iteration.
+        steps: adaptation steps.
+        num_replicas: S.
     """
-    number = torch.get_num_threads()
-    if number == 1:
-        return 1
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return 1 if counter.get_total_flops() < SMALL_GFLOP * 1e9 else number
+    sizes = {name: tensor.numel() // num_replicas for name, tensor in theta.items()}
+    multiplications = getattr(model, "multiplications", lambda num_examples: num_examples * sum(sizes.values()))
+    products = steps * multiplications(episodes.support_x.shape[1]) + multiplications(episodes.query_x.shape[1])
+    for key, tensor in xi.items():
+        name, _ = split_key(key)
+        *_, side = tensor.shape
+        if tensor.shape[1:] == (side, side):  # a factor of the gradient of `name`
+            products += steps * side * sizes[name]
+    return 3 * 2 * products * episodes.num_tasks / 1e9  # forward, and backward by both of what is multiplied
 
 
 @contextmanager

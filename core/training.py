@@ -57,7 +57,7 @@ from core.runs import (
 from core.tasks import TaskSource, as_tasks, make_tasks
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import Episodes, concatenate
-from core.threads import suitable_threads, threads
+from core.threads import iteration_gflop, suitable_threads, threads
 from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
@@ -137,7 +137,7 @@ class Group:
         self.finished: list[Run] = []
         self.given_up: list[TrainConfig] = []  # for which the memory did not suffice
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration, one for each run
-        self._threads: int | None = None  # of an iteration; found out in the first
+        self._threads: int | None = None  # of an iteration of these runs; found out in the first
 
     @property
     def target(self) -> int:
@@ -196,7 +196,8 @@ class Group:
         """One for small networks on vectors; what images take is always worth sharing."""
         if self.device.type != "cpu" or episodes.support_x.ndim > 3:
             return torch.get_num_threads()
-        return suitable_threads(lambda: self._uncompiled(episodes, self.tasks_per_chunk))
+        gflop = iteration_gflop(self.model, self.theta, self.xi, episodes, self.loop.steps, len(self.configs))
+        return suitable_threads(gflop / self.team.size)
 
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
         """The meta-gradient of these tasks, which are this process's share."""
@@ -247,6 +248,7 @@ class Group:
         self.theta = {name: tensor[keep].clone() for name, tensor in self.theta.items()}
         self.xi = {name: tensor[keep].clone() for name, tensor in self.xi.items()}
         self.optimizer.keep(keep)
+        self._threads = None
 
     @contextmanager
     def gives_up_without_memory(self) -> Iterator[None]:
@@ -390,13 +392,14 @@ class Group:
         if self.chooses_chunk:
             self.tasks_per_chunk = metadata.get("tasks_per_chunk")  # chosen once a run, so that it goes on bit for bit
         self.curves = [[tuple(row) for row in meta["curve"]] for _, meta in states]
+
+        def stacked(key: str) -> Tensor:
+            return torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
+
         for name, tensor in self._tensors().items():
-            tensor.copy_(torch.stack([tensors[name] for tensors, _ in states]))
-            for kind in kinds:
-                key = f"optimizer.{kind}.{name}"
-                moment = torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
-                self.optimizer.moments[kind][name] = moment
-        self.optimizer.steps = int(metadata["optimizer"].get("step", self.iteration))
+            tensor.copy_(stacked(name))
+        moments = {kind: {name: stacked(f"optimizer.{kind}.{name}") for name in self._tensors()} for kind in kinds}
+        self.optimizer.restore(moments, int(metadata["optimizer"].get("step", self.iteration)))
 
 
 def _named(theta: Mapping[str, Tensor], xi: Mapping[str, Tensor]) -> dict[str, Tensor]:

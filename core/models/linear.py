@@ -39,8 +39,8 @@ class LinNet(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, hidden: Sequence[int], bias: bool = False) -> None:
         super().__init__()
-        widths = [inputs, *hidden, outputs]
-        self.layers = nn.ModuleList(nn.Linear(m, n, bias=bias) for m, n in itertools.pairwise(widths))
+        self._widths = [inputs, *hidden, outputs]
+        self.layers = nn.ModuleList(nn.Linear(m, n, bias=bias) for m, n in itertools.pairwise(self._widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, outputs) of examples (n, *example)."""
@@ -54,6 +54,10 @@ class LinNet(nn.Module):
         names = [f"layers.{i}" for i in range(len(self.layers))]
         weights = [theta[f"{name}.weight"] for name in names]
         return linear_layers(weights, [theta.get(f"{name}.bias") for name in names], x.flatten(2))
+
+    def multiplications(self, num_examples: int) -> int:
+        """About how many scalar ones `forward_tasks` makes for the examples of a task."""
+        return fewest_multiplications([*reversed(self._widths), num_examples])
 
 
 def linear_layers(weights: Sequence[TaskParameter], biases: Sequence[TaskParameter | None], x: Tensor) -> Tensor:
@@ -83,6 +87,11 @@ def chain_product(matrices: Sequence[Tensor]) -> Tensor:
     shape = (matrices[0].shape[-2], *(matrix.shape[-1] for matrix in matrices))
     split = cheapest_split(tuple(shape))
     return chain_product(matrices[:split]) @ chain_product(matrices[split:])
+
+
+def fewest_multiplications(shape: Sequence[int]) -> int:
+    """Of a chain whose i-th matrix is shape[i] x shape[i+1]."""
+    return _cheapest(tuple(shape))[0]
 
 
 @cache

@@ -160,3 +160,16 @@ def test_a_page_that_says_it_unpacks_to_gigabytes_is_refused(path):
         path.write_bytes(bytes(content[:place]) + told + bytes(content[place + 3 :]))
         with pytest.raises(Refused, match=r"x\.parquet is truncated, damaged or no parquet file"):
             read_table(path)
+
+
+@pytest.mark.parametrize("other", [1, 2, 5])
+def test_words_that_a_part_calls_numbers_are_refused(path, other):
+    """pyarrow reads them as the column says, so that a bound on words would not see them."""
+    pq.write_table(pa.table({"word": ["a" * 5000] * 1000}), path)
+    content = bytearray(path.read_bytes())
+    type_at = content.rindex(b"\x15\x0c") + 1  # the field `type` of ColumnMetaData, 6 in zigzag
+    assert content[type_at] == 2 * 6
+    content[type_at] = 2 * other
+    path.write_bytes(content)
+    with pytest.raises(Refused, match="damaged"):
+        read_table(path)

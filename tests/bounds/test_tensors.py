@@ -11,7 +11,6 @@ from safetensors.torch import save
 
 from bounds import MAX_TENSOR_HEADER, Refused
 from bounds.tensors import check_safetensors, check_torch, open_zip
-from bounds.words import one_line
 from core import load_weights
 from core.errors import UserError
 from tests.fuzz.seeds import BYTEARRAY, rezipped, torch_file
@@ -132,9 +131,3 @@ def test_a_long_list_of_parts_is_refused(monkeypatch):
     monkeypatch.setattr("bounds.tensors.MAX_ZIP_DIRECTORY", 100)
     with pytest.raises(Refused, match="x has 141 bytes in its list of parts, more than the 100"):
         open_zip(sink, "x")
-
-
-def test_what_another_library_says_is_told_in_a_line():
-    assert one_line(ValueError("a\n b\x00\u00e9")) == "a b\\x00\u00e9"
-    assert one_line(KeyError()) == "KeyError"
-    assert one_line(ValueError("a" * 1000)) == "a" * 200 + "..."
