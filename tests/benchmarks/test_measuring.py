@@ -1,13 +1,11 @@
 """How the benchmark measures, against counts by hand and clocks that are known."""
 
-import time
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.benchmarks.measuring import gflop, paired, step_memory
+from tests.benchmarks.measuring import CALL_SECONDS, gflop, paired, step_memory
 
 
 def test_products_are_counted_in_place_or_not():
@@ -61,14 +59,45 @@ def test_without_groups_and_in_place_it_is_pytorchs_own_count():
     assert gflop(step) == counter.get_total_flops() / 1e9
 
 
-def test_a_step_that_sleeps_twice_as_long_takes_twice_as_long():
-    seconds = paired({"short": lambda: time.sleep(0.02), "long": lambda: time.sleep(0.04)}, rounds=3)
-    assert seconds.shape == (3, 2)
-    assert (seconds["long"] / seconds["short"]).median() == pytest.approx(2, rel=0.3)
+class Clock:
+    """Time that passes in steps alone."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def step(self, seconds):
+        def run():
+            self.now += seconds
+
+        return run
 
 
-def test_no_round_is_begun_after_the_time_is_up_but_three_are_made():
-    assert len(paired({"a": lambda: time.sleep(0.01)}, rounds=9, seconds=0.0)) == 3
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr("tests.benchmarks.measuring.time.perf_counter", made)
+    return made
+
+
+def test_a_call_takes_what_its_step_takes_however_often_it_is_made(clock):
+    seconds = paired({"short": clock.step(0.001), "long": clock.step(0.03), "longest": clock.step(3.0)}, rounds=4)
+    assert seconds.shape == (4, 3)
+    for name, expected in {"short": 0.001, "long": 0.03, "longest": 3.0}.items():
+        assert seconds[name].to_list() == pytest.approx([expected] * 4)
+
+
+def test_a_short_step_is_called_for_as_long_as_a_measurement_takes(clock):
+    calls = []
+    step = clock.step(0.001)
+    paired({"a": lambda: (calls.append(1), step())}, rounds=1)
+    assert len(calls) == 1 + CALL_SECONDS / 0.001
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 3), (4.5, 5), (100.0, 9)])
+def test_no_round_is_begun_after_the_time_is_up_but_three_are_made(clock, seconds, rounds):
+    assert len(paired({"a": clock.step(1.0)}, rounds=9, seconds=seconds)) == rounds
 
 
 def test_memory_is_what_a_step_takes_for_a_while():
