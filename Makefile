@@ -47,7 +47,7 @@ lint: install
 test: lint  ## lint, check types, run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-slow: install  ## the tests that start dozens of processes: the chain killed, changed, and called twice at once
+test-slow: install  ## the tests that take longest: the chain killed, changed, and called twice at once
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 notebooks: install  ## execute the notebooks at their own size, and keep what they show

@@ -152,6 +152,7 @@ def test_every_training_of_the_benchmark_has_its_outer_loop_measured():
         assert (config.tasks_per_iteration, len(configs)) == (w.tasks, w.seeds), name
 
 
+@pytest.mark.slow
 def test_the_command_stores_a_workload_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(WORKLOADS, "lr_kfc_5way_1shot", replace(tiny("lr_kfc_5way_1shot"), scaling={"steps": (1, 2)}))
     monkeypatch.setattr("tests.benchmarks.__main__.outer_loop.TRAININGS", {})

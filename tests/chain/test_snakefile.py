@@ -118,6 +118,7 @@ def test_a_dry_run_says_what_would_run_and_what_it_costs_and_does_nothing(tmp_pa
     assert not project.results.exists()
 
 
+@pytest.mark.slow
 def test_each_job_says_what_it_does_and_a_log_how_far_it_is(project):
     for study in ("chain/drawn", "chain/trained", "post_adaptation", "ceilings"):
         shutil.rmtree(project.results / study)

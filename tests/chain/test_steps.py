@@ -83,6 +83,7 @@ def _train(plan, group, barrier, queue):
     steps.train(plan, group)
 
 
+@pytest.mark.slow
 def test_two_processes_at_one_group_take_turns(tiny, tmp_path):
     plan = make_plan(tiny(tmp_path))
     group = next(iter(plan.groups))
