@@ -59,13 +59,10 @@ def read_table(path: str | Path, *, checksums: bool = False) -> pa.Table:
             if metadata.num_rows == 0:  # the pages of such a file are nowhere
                 return schema.empty_table()
             groups = _row_groups(footer)
-            if [len(group.columns) for group in groups] != [metadata.num_columns] * metadata.num_row_groups:
-                raise ValueError("its parts do not have all columns")
             types = [_PHYSICAL_TYPES.get(metadata.schema.column(i).physical_type) for i in range(metadata.num_columns)]
-            if any(
-                column.physical_type != of for group in groups for column, of in zip(group.columns, types, strict=True)
-            ):
-                raise ValueError("a part of a column is of another type than the column")
+            told = [[column.physical_type for column in group.columns] for group in groups]
+            if told != [types] * metadata.num_row_groups:
+                raise ValueError("its parts do not have all columns, each of its own type")
             _check_pages(path, groups, metadata.num_rows, size)
             return file.read(use_threads=False)
     except (Refused, FileNotFoundError):
