@@ -104,7 +104,7 @@ def test_saved_and_loaded(whole, tmp_path):
 
 
 @pytest.mark.parametrize("stops", [(1,), (3,), (1, 2, 3, 5)])
-def test_stopped_and_gone_on_with(whole, stops, tmp_path, monkeypatch):
+def test_stopped_and_gone_on_with(whole, stops, tmp_path, monkeypatch, steps_made):
     name, run, _ = whole
     step = Group.step
 
@@ -123,6 +123,7 @@ def test_stopped_and_gone_on_with(whole, stops, tmp_path, monkeypatch):
             meta_train(CONFIGS[name], results=tmp_path, **QUIET)
     monkeypatch.setattr(Group, "step", step)
     assert_equal(meta_train(CONFIGS[name], results=tmp_path, **QUIET), run)
+    assert steps_made == list(range(CONFIGS[name].iterations))
 
 
 class NoThread:

@@ -35,7 +35,7 @@ def test_there_are_files_of_every_format_and_they_are_small():
 
 
 @pytest.mark.parametrize("folder", numbered("runs"), ids=lambda path: path.name)
-def test_runs_of_every_format_load_adapt_and_go_on(folder, tmp_path):
+def test_runs_of_every_format_load_adapt_and_go_on(folder, tmp_path, steps_made):
     results = shutil.copytree(folder, tmp_path / "results")
     listed = list_runs(results)
     assert set(listed["status"]) == {"ok", "unfinished"}
@@ -48,11 +48,14 @@ def test_runs_of_every_format_load_adapt_and_go_on(folder, tmp_path):
         assert np.isfinite(found["loss"]).all()
     for path in listed.loc[listed["status"] == "unfinished", "path"]:
         config = read_config(Path(path))
+        saved = load_tensors(Path(path) / "state.safetensors")[1]["iteration"]
         done = meta_train(config, results=results, **QUIET)
         assert (done.status, done.info["iterations_done"]) == ("ok", config.iterations)
-        # Not from the start: it went on with what the file has.
+        assert steps_made == list(range(saved, config.iterations))
+        steps_made.clear()
         again = meta_train(config, results=None, **QUIET)
         assert all(torch.allclose(done.theta[name], again.theta[name], rtol=1e-5) for name in done.theta)
+        steps_made.clear()
 
 
 @pytest.mark.parametrize("folder", numbered("tables"), ids=lambda path: path.name)

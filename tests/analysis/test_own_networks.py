@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 import torch
-from torchvision.models import resnet18
 
 import figures.adaptation_path
 from analysis import StudyError, adapt_only, freeze, intervene, perturb
@@ -40,6 +39,8 @@ def images(channels, size, num_tasks=2, ways=5):
 def outside(name):
     torch.manual_seed(0)
     if name == "resnet18":
+        from torchvision.models import resnet18  # takes longer to load than most files of tests to run
+
         return run_from_module(resnet18(num_classes=5), images(3, 32), steps=1, adapt_lr=0.01)
     return run_from_module(HigherOmniglot(filters=16), images(1, 28), steps=2, adapt_lr=0.1)
 

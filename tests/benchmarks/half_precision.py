@@ -60,10 +60,10 @@ def summary(table: pd.DataFrame) -> str:
     for (model, method), rows in table.groupby(["model", "method"]):
         by_seed = rows.pivot(index="seed", columns="dtype", values=["accuracy", "seconds"])
         change = 100 * (by_seed["accuracy", "bfloat16"] - by_seed["accuracy", "float32"])
-        low, high = interval(change.to_numpy()) if len(change) > 1 else (float("nan"),) * 2
+        over_seeds = interval(change.to_numpy())
         faster = (by_seed["seconds", "float32"] / by_seed["seconds", "bfloat16"]).median()
         lines.append(
-            f"{model} {method}: {change.mean():+.2f} points [{low:.2f}, {high:.2f}], {faster:.2f} times as fast"
+            f"{model} {method}: {change.mean():+.2f} points [{over_seeds.low:.2f}, {over_seeds.high:.2f}], {faster:.2f} times as fast"
         )
     return "\n".join(lines)
 

@@ -1,4 +1,6 @@
+import os
 import select
+import signal
 import subprocess
 import sys
 
@@ -12,7 +14,9 @@ held = lock(Path(sys.argv[1]), "the test")
 print("held", flush=True)
 if sys.argv[2:] == ["child"]:
     import subprocess
-    subprocess.Popen(["sleep", "60"])
+    # It has the lock, and not our ends of the pipes: they would be open for as long as it lives.
+    nothing = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    print(subprocess.Popen(["sleep", "600"], **nothing).pid, flush=True)
 sys.stdin.readline()
 """
 
@@ -37,10 +41,14 @@ def test_a_second_process_waits_and_says_for_what(tmp_path):
 def test_a_killed_process_leaves_no_lock_even_if_its_child_lives(tmp_path, capfd):
     first = start(tmp_path / "lock", "child")
     assert first.stdout.readline() == "held\n"
+    child = int(first.stdout.readline())
     first.kill()
     first.communicate()
-    with locked(tmp_path / "lock", "the test"):
-        assert capfd.readouterr().err == ""
+    try:
+        with locked(tmp_path / "lock", "the test"):
+            assert capfd.readouterr().err == ""
+    finally:
+        os.kill(child, signal.SIGKILL)  # fails if it no longer lived
 
 
 def test_the_lock_is_given_back(tmp_path, capfd):

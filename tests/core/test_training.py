@@ -203,9 +203,10 @@ def interrupt_after(monkeypatch, count):
     monkeypatch.setattr(Group, "step", counted)
 
 
-def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypatch, steps_made):
     configs = [tiny_config(seed=seed) for seed in (0, 1)]
     whole = meta_train_many(configs, results=None, **QUIET)
+    steps_made.clear()
     interrupt_after(monkeypatch, 3)
     with pytest.raises(Interrupted, match="stopped after 3 of 6 iterations; the state is saved"):
         meta_train_many(configs, results=tmp_path, **QUIET)
@@ -215,6 +216,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypat
     for resumed, expected in zip(meta_train_many(configs, results=tmp_path, **QUIET), whole, strict=True):
         assert_same_run(resumed, expected)
         assert_same_run(load_run(resumed.path), expected)
+    assert steps_made == list(range(6))
 
 
 def without(*names):
@@ -281,16 +283,18 @@ def test_an_incomplete_state_is_told_in_one_sentence(tiny_config, tmp_path, monk
 
 @pytest.mark.parametrize("meta_optimizer", sorted(OPTIMIZER_STATE))
 @pytest.mark.parametrize("steps", [1, 3])
-def test_every_optimizer_resumes(tiny_config, tmp_path, monkeypatch, meta_optimizer, steps):
+def test_every_optimizer_resumes(tiny_config, tmp_path, monkeypatch, steps_made, meta_optimizer, steps):
     config = tiny_config(meta_optimizer=meta_optimizer)
     interrupt_after(monkeypatch, steps)
     with pytest.raises(Interrupted):
         meta_train(config, results=tmp_path, **QUIET)
     monkeypatch.undo()
-    assert_same_run(meta_train(config, results=tmp_path, **QUIET), meta_train(config, results=None, **QUIET))
+    resumed = meta_train(config, results=tmp_path, **QUIET)
+    assert steps_made == list(range(config.iterations))
+    assert_same_run(resumed, meta_train(config, results=None, **QUIET))
 
 
-def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path, steps_made):
     config = tiny_config(iterations=400, eval_every=0)
     code = (
         "import core.training as t; t.CHECKPOINT_SECONDS = 0.0\n"
@@ -305,7 +309,9 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    saved = load_tensors(state)[1]["iteration"]
     resumed = meta_train(config, results=tmp_path, **QUIET)
+    assert steps_made == list(range(saved, config.iterations))
     assert_same_run(resumed, meta_train(config, results=None, **QUIET))
 
 
