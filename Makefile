@@ -28,12 +28,12 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 reproduce: install  ## train, measure and draw every figure and table on this machine, into RESULTS
-	$(CHAIN) preset=quick results=$(RESULTS) images=$(IMAGES) num_tasks=$(NUM_TASKS) together=true
+	$(CHAIN) preset=quick "results=$(RESULTS)" images=$(IMAGES) num_tasks=$(NUM_TASKS) together=true
 
 paper: RESULTS := paper
 paper: install  ## the same at the paper's length on its data sets: says what it costs (on a CPU, months), then starts
-	$(BIN)/python -m chain left --preset paper --images omniglot --results $(RESULTS)
-	$(CHAIN) preset=paper images=omniglot results=$(RESULTS)
+	$(BIN)/python -m chain left --preset paper --images omniglot --results "$(RESULTS)"
+	$(CHAIN) preset=paper images=omniglot "results=$(RESULTS)"
 
 figures: install  ## draw every figure and table from the committed results
 	$(CHAIN) preset=record results=results

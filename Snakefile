@@ -6,7 +6,7 @@
 
 `--config` takes the settings of `chain.settings.Settings`, and `threads` of a job. Snakemake's own options say more of
 resources: `--set-threads train=4`, `--set-resources train:gpu=1 train:runtime=600` (minutes). What is out of date is
-judged by what the files say (a table's provenance, the digests of runs), so that a clone or a copy changes nothing; such
+judged by what the files say (a table's provenance, the digests of runs), and by whether an input is newer; such
 a job gets the file LATE, which is new at every call, as one more input.
 """
 
@@ -48,7 +48,9 @@ try:
         Path(LATE).write_text(f"{time.time_ns()}\n")
 
     if IS_RECORD:
-        names = str(options.get("figures", " ".join([*lists.FIGURES, *lists.BEYOND]))).split()
+        if unknown := sorted(options.keys() - {"preset", "results", "figures"}):
+            raise StudyError(f"preset=record has the settings results and figures, not {', '.join(unknown)}")
+        names = str(options.get("figures", " ".join([*lists.FIGURES, *lists.BEYOND]))).replace(",", " ").split()
         FIGURES = {name: drawing.tables_there(RESULTS, name) for name in names}
         FIGURES = {name: tables for name, tables in FIGURES.items() if tables}
         TABLES = []
@@ -97,7 +99,7 @@ if not IS_RECORD:
             runtime=24 * 60,
             gpu=0,
         shell:
-            f"echo {{params.told:q}} >&2; {PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log}} 2>&1"
+            f"echo {{params.told:q}} >&2; {PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log:q}} 2>&1"
 
     rule study:
         input:
@@ -117,7 +119,7 @@ if not IS_RECORD:
             runtime=12 * 60,
             gpu=0,
         shell:
-            f"echo measure {{wildcards.study}}: {{wildcards.table}} >&2; {PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log}} 2>&1"
+            f"echo measure {{wildcards.study}}: {{wildcards.table}} >&2; {PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log:q}} 2>&1"
 
 
 rule figure:
@@ -132,4 +134,4 @@ rule figure:
         mem_mb=2000,
         runtime=30,
     shell:
-        f"echo draw {{wildcards.figure}} >&2; {DRAW} > {{log}} 2>&1"
+        f"echo draw {{wildcards.figure}} >&2; {DRAW} > {{log:q}} 2>&1"

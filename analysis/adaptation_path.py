@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from analysis.engine import intervene
+from analysis.errors import StudyError
 from analysis.probes import PROBES
 from analysis.snapshots import Probe
 from analysis.tasks import setting_columns
@@ -33,13 +34,15 @@ def adaptation_path(
         nothing to say at a step, or of a layer, has no row there; a task that diverged has NaN.
 
     Raises:
-        StudyError: for more test tasks than there are.
+        StudyError: for more test tasks than there are, or a probe that does not tell layers apart.
         UserError: for a data set whose files are not found.
     """
     table = intervene(run, {"none": None}, probes=probes, num_tasks=num_tasks, seed=seed, progress=progress)
     wide = table[table["split"] == "query"]
     parts = []
     for probe in probes:
+        if not any(f"{probe} {layer}" in wide for layer in run.layers):
+            raise StudyError(f"probe {probe!r} gives no number of any layer; `intervene` takes such")
         for layer in run.layers:
             if (column := f"{probe} {layer}") in wide:
                 part = wide[["task", "step", "status", column]].rename(columns={column: "value"})

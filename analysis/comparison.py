@@ -26,7 +26,8 @@ def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame
         StudyError: for more test tasks than there are.
         UserError: for a data set whose files are not found.
     """
-    table = run.evaluate(draw_test_tasks(run.tasks(seed=seed), num_tasks))
+    episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
+    table = run.evaluate(episodes)
     adapted = run.theta if run.adapted is None else run.adapted  # the others' rules are never used
     table = table.assign(
         **run_columns(run),
@@ -35,4 +36,4 @@ def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame
         rule_parameters=sum(tensor.numel() for key, tensor in run.xi.items() if split_key(key)[0] in adapted),
         task_seed=seed,
     )
-    return mark_diverged(table, run, ["task"])
+    return mark_diverged(table, run, ["task"], episodes.kind)

@@ -102,7 +102,7 @@ def intervene(
     table = pd.concat(parts, ignore_index=True)
     table = table.assign(**run_columns(run), task_seed=seed)
     probed = {str(column) for frames in seen.values() for frame in frames for column in frame} - {"task", "step"}
-    table = mark_diverged(table, run, ["intervention", "draw", "task"], also=sorted(probed))
+    table = mark_diverged(table, run, ["intervention", "draw", "task"], episodes.kind, also=sorted(probed))
     statuses = table.groupby(["intervention", "draw", "task"], sort=False)["status"].first()
     warn_of_diverged(int(statuses.ne("ok").sum()), len(statuses))
     return table

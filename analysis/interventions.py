@@ -196,6 +196,10 @@ class Noise(OfLayers):
         new = {}
         for members in layers_of(targets).values():
             scale = layer_scale([parameters[name] for name in members]) if self.relative else 1.0
+            if self.std and isinstance(scale, Tensor) and not scale.all():
+                raise StudyError(
+                    f"{members[0]} is zero, and so is noise in units of its scale; give std with relative=False"
+                )
             for name in members:
                 like = parameters[name]
                 noise = torch.stack([torch.randn(like.shape[1:], generator=stream) for stream in streams])

@@ -72,4 +72,4 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
     table = pd.concat(rows, ignore_index=True)
     table = table.assign(**run_columns(run), task_seed=seed, **setting_columns(run, len(table)))
     # A task diverged if adaptation did, which its line says from position 1 at the latest.
-    return mark_diverged(table, run, ["task"])
+    return mark_diverged(table, run, ["task"], episodes.kind)

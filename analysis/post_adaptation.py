@@ -42,4 +42,4 @@ def post_adaptation(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
         adapt_lr=run.config.adapt_lr,
         task_seed=seed,
     )
-    return mark_diverged(table, run, ["points_seen", "task"])
+    return mark_diverged(table, run, ["points_seen", "task"], episodes.kind)

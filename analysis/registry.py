@@ -185,7 +185,7 @@ STUDIES: dict[str, Study] = {
 def shallow(size: Size) -> Standalone:
     """The study `when_shallow_fails` of that size."""
     return Standalone(
-        "where LR cannot be meta-learned and LinNet can: trains its own runs (some 12 minutes), and not part of all",
+        "where LR cannot be meta-learned and LinNet can: trains its own runs (some 18 minutes), and not part of all",
         lambda num_tasks, seed, progress: when_shallow_fails(
             size=size, num_tasks=num_tasks, seed=seed, progress=progress
         ),

@@ -25,7 +25,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
     x, y = _centred(x), _centred(y)
     _check(x, y, least=2)
     k, m = x @ x.mT, y @ y.mT
-    return _ratio(float((k * m).sum()), float((k * k).sum()), float((m * m).sum()))
+    return float((k * m).sum()) / (float((k * k).sum()) * float((m * m).sum())) ** 0.5
 
 
 def debiased_cka(x: Tensor, y: Tensor) -> float:
@@ -34,12 +34,16 @@ def debiased_cka(x: Tensor, y: Tensor) -> float:
     Near 0 for unrelated representations however many features they have, and so at times below 0.
 
     Raises:
-        StudyError: for fewer than 4 examples, and as `linear_cka`.
+        StudyError: for fewer than 4 examples, where an estimate of a norm is not positive, and as `linear_cka`.
     """
     x, y = _centred(x), _centred(y)
     _check(x, y, least=4)
     k, m = (x @ x.mT).fill_diagonal_(0), (y @ y.mT).fill_diagonal_(0)
-    return _ratio(_unbiased_hsic(k, m), _unbiased_hsic(k, k), _unbiased_hsic(m, m))
+    norms = [_unbiased_hsic(one, one) for one in (k, m)]
+    # Where an output differs for one example alone it is zero but for rounding.
+    if any(norm <= 1e-12 * float((one * one).sum()) for norm, one in zip(norms, (k, m), strict=True)):
+        raise StudyError("a representation varies too little over examples for an unbiased estimate")
+    return _unbiased_hsic(k, m) / (norms[0] * norms[1]) ** 0.5
 
 
 def svcca(x: Tensor, y: Tensor) -> float:
@@ -98,11 +102,6 @@ def _unbiased_hsic(k: Tensor, m: Tensor) -> float:
     n = len(k)
     sums = k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(dim=0) @ m.sum(dim=0)) / (n - 2)
     return float((k * m).sum() + sums)
-
-
-def _ratio(both: float, one: float, other: float) -> float:
-    """both / sqrt(one * other); NaN where an unbiased estimate of a norm is not positive."""
-    return both / (one * other) ** 0.5 if one > 0 and other > 0 else float("nan")
 
 
 def _orthonormal(x: Tensor, variance: float = 1.0) -> Tensor:

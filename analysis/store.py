@@ -96,7 +96,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         **_RUN,
         **_SETTING,
         **_INTERVENTION,
-        "kind": Column("str", "-", "none; freeze: all but `layer` adapt; adapt only: `layer` alone adapts"),
+        "kind": Column(
+            "str", "-", "none: as trained; freeze: as trained, but for `layer`; adapt only: `layer` alone adapts"
+        ),
         "layer": Column("str", "-", "the layer that is frozen, or that adapts alone; empty for none"),
         **_MEASURED,
     },
@@ -104,7 +106,11 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         **_RUN,
         **_SETTING,
         **_INTERVENTION,
-        "layer": Column("str", "-", "the last layer, which gets the noise; it and the one before it adapt"),
+        "layer": Column(
+            "str",
+            "-",
+            "the last layer, which gets the noise; of those that adapted in training, it and the one before it do",
+        ),
         "std": Column(
             "float64", "scale of the layer", "standard deviation of the noise, in root mean squares of its weights"
         ),
@@ -122,7 +128,11 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "measure": Column("str", "-", "cka, debiased cka, svcca or pwcca, see analysis/representations.py"),
         "examples": Column("int64", "examples", "behind the value; for svcca and pwcca every position is one"),
         "features": Column("int64", "features", "numbers for each of them"),
-        "value": Column("float64", "-", "1: the same but for a rotation and a scale; 0: unrelated"),
+        "value": Column(
+            "float64",
+            "-",
+            "1: the same but for a linear map (svcca, pwcca), or a rotation and a scale (cka); 0: unrelated",
+        ),
     },
     "adaptation_path": {
         **_RUN,
@@ -191,7 +201,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
         "task_seed": _MEASURED["task_seed"],
         "task": _MEASURED["task"],
         "training_steps": Column("int64", "steps", "steps of Adam taken on all that is learned from"),
-        "converged": Column("bool", "-", "whether the training loss came down to the stopping rule's before the last"),
+        "converged": Column(
+            "bool", "-", "whether the training loss came down to the stopping rule's, at the last step or before"
+        ),
         "training_shots": Column("Int64", "examples", "examples of each class that it learned from"),
         "training_loss": Column("float64", "nats", "on what it learned from, at the end"),
         "loss": Column("float64", "nats", "on the query set, at the end"),
@@ -457,7 +469,6 @@ def write_table(results: str | Path, study: str, id: str, frame: pd.DataFrame, p
     except (TypeError, ValueError) as error:
         raise StudyError(f"the provenance of {study}/{id} is not plain JSON: {error}") from error
     _check_measured(study, frame)
-    table = _to_arrow(study, frame).replace_schema_metadata({METADATA_KEY: text.encode()})
     words = {METADATA_KEY: text.encode(), DIGEST_KEY: _digest(text.encode())}
     table = _to_arrow(study, frame).replace_schema_metadata(words)
     return write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))

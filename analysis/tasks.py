@@ -10,7 +10,7 @@ from torch import Tensor
 from analysis.errors import StudyError
 from core import Run
 from core.evaluation import diverged_rows
-from core.tasks.base import Episodes, TaskSource, concatenate
+from core.tasks.base import Episodes, Kind, TaskSource, concatenate
 
 
 def draw_test_tasks(source: TaskSource, num_tasks: int) -> Episodes:
@@ -70,7 +70,9 @@ def setting_columns(run: Run, rows: int) -> dict[str, Any]:
     }
 
 
-def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str], also: Sequence[str] = ()) -> pd.DataFrame:
+def mark_diverged(
+    table: pd.DataFrame, run: Run, task: Sequence[str], kind: Kind, also: Sequence[str] = ()
+) -> pd.DataFrame:
     """Set loss and accuracy of diverged tasks to NaN and their status to "diverged"; all tasks of a diverged run.
 
     A task diverges as a whole: a finite number at step 0 of a task that later blew up is no measurement of it. What is
@@ -80,10 +82,11 @@ def mark_diverged(table: pd.DataFrame, run: Run, task: Sequence[str], also: Sequ
         table: with columns loss, accuracy and status; changed in place.
         run: the run that was measured.
         task: the columns that tell tasks (and what was done to them) apart.
+        kind: of the tasks.
         also: further columns that are no measurement of a task that diverged.
     """
     keys = [table[name] for name in task]
-    lost = diverged_rows(table).groupby(keys).transform("any") | (run.status != "ok")
+    lost = diverged_rows(table, kind).groupby(keys).transform("any") | (run.status != "ok")
     table.loc[lost, ["loss", "accuracy", *also]] = np.nan
     if run.status == "ok":
         table.loc[lost, "status"] = "diverged"

@@ -6,6 +6,8 @@ import pandas as pd
 from analysis.tasks import run_columns
 from core import Run
 from core.evaluation import diverged_rows
+from core.tasks import DATASETS
+from core.tasks.base import Kind
 
 
 def training_curves(run: Run) -> pd.DataFrame:
@@ -22,7 +24,16 @@ def training_curves(run: Run) -> pd.DataFrame:
         curve["num_tasks"] = 0
     table = curve[["iteration", "split", "loss", "accuracy", "num_tasks"]].assign(**run_columns(run))
     if run.status == "ok":
-        lost = diverged_rows(table)
+        lost = diverged_rows(table, _kind(run))
         table.loc[lost, "status"] = "diverged"
         table.loc[lost, ["loss", "accuracy"]] = np.nan
     return table
+
+
+def _kind(run: Run) -> Kind:
+    """Of its tasks; of tasks from outside that are not here, by whether any point has an accuracy."""
+    if run.source is not None:
+        return run.source.kind
+    if run.config.dataset in DATASETS:
+        return getattr(DATASETS[run.config.dataset], "kind", "classification")  # a function makes those of images
+    return "regression" if run.curve["accuracy"].isna().all() else "classification"

@@ -10,7 +10,7 @@ from torch import Tensor
 from analysis.errors import StudyError, unknown_name
 from analysis.tasks import check_num_tasks
 from core import Episodes, Run, make_model
-from core.evaluation import default_chunk
+from core.evaluation import default_chunk, diverged_rows
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
 from core.outer_optimizer import OuterOptimizer
@@ -108,7 +108,7 @@ def upper_bound(
         training_shots=pd.array([training_shots] * num_tasks, dtype="Int64"),
         task_seed=seed,
     )
-    lost = ~np.isfinite(table["training_loss"]) | ~np.isfinite(table["loss"])
+    lost = diverged_rows(table, source.kind) | diverged_rows(table.assign(loss=table["training_loss"]), source.kind)
     table["status"] = np.where(lost, "diverged", "ok")
     table.loc[lost, ["training_loss", "loss", "accuracy"]] = np.nan
     return table

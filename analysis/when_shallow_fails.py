@@ -262,7 +262,7 @@ def _measure(run: Run, tasks: _Tasks) -> pd.DataFrame:
     geometry = {name: np.full(tasks.num_tasks, np.nan) for name in ("start_size", "step_ratio", "turn")}
     measured = run.evaluate(episodes)
     last = measured[measured["step"] == config.steps]
-    finite = np.isfinite(measured["loss"].to_numpy().reshape(tasks.num_tasks, -1)).all(1) & (not run.diverged)
+    finite = measured["status"].eq("ok").to_numpy().reshape(tasks.num_tasks, -1).all(1) & (not run.diverged)
     predicted = {on: np.full(tasks.num_tasks, np.nan) for on in ("same", "fresh")}
     if finite.any():
         after = adapt(

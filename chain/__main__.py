@@ -25,7 +25,7 @@ HELP = {
     "device": "such as cpu or cuda (default: the GPU if there is one)",
     "tasks_per_chunk": "tasks that go through at once in training; bounds the memory",
     "together": "one job trains all runs that meet the same tasks",
-    "compile": "compile training first (20 s a method; for long runs)",
+    "compile": "compile training first (10 s to minutes a method; for long runs)",
 }
 
 
@@ -108,15 +108,6 @@ def _run(arguments: list[str]) -> int:
         print("error: out of memory; fewer tasks at once (--tasks-per-chunk, --num-tasks) need less", file=sys.stderr)
         return 2
     return 0
-
-
-def settings_of(arguments: list[str]) -> Settings:
-    """The settings on a command line.
-
-    Raises:
-        StudyError: for settings that cannot be.
-    """
-    return _settings(_parser().parse_args(arguments))
 
 
 def _settings(options: argparse.Namespace) -> Settings:

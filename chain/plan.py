@@ -1,6 +1,6 @@
 """From what is wanted to what is to be done: groups of runs to train, tables to measure, figures to draw.
 
-What is there already is judged by what the files say, not by when they were written: a clone or a copy changes nothing.
+What is there already is judged by what the files say; their times tell only whether a record is newer than its runs.
 """
 
 import hashlib

@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
             help="tasks that go through at once; bounds the memory; auto: the fastest",
         )
     for command in (train, of_paper, resume):
-        command.add_argument("--compile", action="store_true", help="compile first (20 s a method; for long runs)")
+        command.add_argument(
+            "--compile", action="store_true", help="compile first (10 s to minutes a method; for long runs)"
+        )
         command.add_argument(
             "--rematerialise", action="store_true", help="compute steps again in the backward pass; less memory"
         )

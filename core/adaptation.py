@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from core.backpropagation import gradient_of_chunk
 from core.errors import UserError, unknown_name
-from core.forward import call_with
+from core.forward import map_tasks
 from core.inner_loop import Bound, InnerLoop, LrScope, Tensors, inner_loop
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer, check_tensors
-from core.tasks.base import Episodes
+from core.tasks.base import Episodes, check_not_empty
 
 
 def replica_meta_gradient(
@@ -55,9 +55,11 @@ def replica_meta_gradient(
         )
         chunk_losses.append(losses.view(num_replicas, -1))
         for sums, gradient in zip(total, gradients, strict=True):
-            sums |= {name: sums[name] + grad if name in sums else grad for name, grad in gradient.items()}
+            for name, grad in gradient.items():  # in theta's precision, not that of the tasks
+                added = grad.to((theta if gradient is gradients[0] else xi)[name].dtype)
+                sums[name] = sums[name] + added if name in sums else added
     g_theta, g_xi = (
-        {name: sums[name].to(like.dtype) if name in sums else torch.zeros_like(like) for name, like in tensors.items()}
+        {name: sums[name] if name in sums else torch.zeros_like(like) for name, like in tensors.items()}
         for sums, tensors in zip(total, (theta, xi), strict=True)
     )
     return torch.cat(chunk_losses, dim=1).mean(dim=1), g_theta, g_xi
@@ -113,8 +115,9 @@ def checked_loop(
     """The loop that these arguments describe, once they are seen to fit together.
 
     Raises:
-        UserError: for names, shapes or labels that do not.
+        UserError: for names, shapes or labels that do not, and for no task.
     """
+    check_not_empty(episodes)
     check_tensors("theta", theta, {name: p.shape for name, p in model.named_parameters()}, "this model")
     rule.check(theta, xi)
     if adapted is not None and (unknown := sorted(set(adapted) - theta.keys())):
@@ -257,7 +260,7 @@ def explained(model: nn.Module, theta: Tensors, episodes: Episodes) -> Iterator[
         for part, x in (("support", episodes.support_x[0]), ("query", episodes.query_x[0])):
             try:
                 with torch.no_grad():
-                    call_with(model, theta, x)
+                    map_tasks(model, {}, theta, x.unsqueeze(0))  # and not the module, whose buffers it would change
             except Exception as refusal:
                 reason = (str(refusal).strip() or type(refusal).__name__).splitlines()[0]
                 kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in theta.values()}))

@@ -13,6 +13,7 @@ import torch
 
 from core.errors import UserError
 from core.files import read_json, write_json
+from core.memory import is_out_of_memory
 from core.tasks.cache import cache_folder
 
 AUTO: Literal["auto"] = "auto"
@@ -49,8 +50,8 @@ def fastest_chunk(run: Callable[[int], object], num_tasks: int, clock: Callable[
     for size in sizes:
         try:
             seconds[size] = _seconds(lambda size=size: run(size), clock) / size  # type: ignore[misc]
-        except torch.OutOfMemoryError:
-            if not seconds:
+        except (MemoryError, RuntimeError) as error:
+            if not seconds or not is_out_of_memory(error):
                 raise
             break
         if len(seconds) > 2 and min(seconds, key=seconds.__getitem__) not in list(seconds)[-2:]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from core.adaptation import replica_meta_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
+from core.memory import is_out_of_memory
 from core.optimizers.base import MetaOptimizer
 from core.tasks.base import Episodes
 
@@ -28,9 +29,9 @@ def compile_meta_gradient(
     """`replica_meta_gradient` of this model, rule and loop, compiled for arguments of these shapes.
 
     The computation, backward passes included, is recorded once as a flat list of tensor operations, which PyTorch's
-    compiler fuses. That takes some 20 seconds, and pays off where iterations are many: the step itself is 5 times
-    faster for LinNet on synthetic tasks, 1.3 times where large matrix products take most of the time. The same up
-    to rounding.
+    compiler fuses. That takes from ten seconds to minutes, and pays off where iterations are many: the step
+    itself is 5 times faster for LinNet on synthetic tasks, 1.3 times where large matrix products take most of the
+    time. The same up to rounding.
 
     Raises:
         UserError: if there is no C++ compiler, or the model cannot be recorded (its operations depend on the data).
@@ -55,9 +56,9 @@ def compile_meta_gradient(
         compiled = torch.compile(recorded)
         with torch.no_grad():
             compiled(dict(theta), dict(xi), *tensors_of(episodes))
-    except torch.OutOfMemoryError:
-        raise
     except (BackendCompilerFailed, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the meta-gradient cannot be compiled here, train without compile: {reason}") from error
 

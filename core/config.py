@@ -10,6 +10,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from bounds.words import shown
 from core.errors import UserError, unknown_name
 from core.inner_loop import InnerLoop
@@ -266,6 +268,8 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         if value not in choices:
             raise unknown_name(name, value, choices)
         return value
+    if isinstance(value, np.generic):
+        value = value.item()  # of a sweep over an array
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float and is_number and abs(value) <= sys.float_info.max:
         return float(value)

@@ -13,7 +13,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     """
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=where)
+        # With its number: each thread has a current GPU of its own, and a new one the first.
+        return torch.empty(0, device=where).device
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {str(device)!r} here") from None
-    return where

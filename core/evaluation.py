@@ -13,14 +13,15 @@ from core.errors import UserError
 from core.inner_loop import InnerLoop, LrScope, Walk, inner_loop
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
-from core.tasks.base import Episodes
+from core.tasks.base import Episodes, Kind
 from core.tasks.overlap import warn_of_shared
 
 Tensors = Mapping[str, Tensor]
 # Nats: logits as large as a cross-entropy above this calls for are whole numbers in float32, and so say nothing of
 # probabilities; which is the largest is then an accident, and looks like chance.
 EXPLODED = 2.0**24
-CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a cache holds
+CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a CPU's cache holds
+GPU_CHUNK_NUMBERS = 2**27  # the same on a GPU, which has to be kept busy: half a GiB
 COPIED_NUMBERS = 2**26  # numbers in the copies of a network for the tasks that go through at once: 256 MiB
 CONVOLUTION_GROWTH = (
     8  # what a convolution makes of its input, in numbers, more or less; CNN-4: 4 tasks are best of 1-26
@@ -48,7 +49,8 @@ def replica_evaluate(
         episodes: S * T tasks, replica by replica.
         loop: how a task is adapted to.
         query_only_at_end: measure the query set after the last step only.
-        tasks_per_chunk: tasks of each replica that go through at once; by default as many as a cache holds.
+        tasks_per_chunk: tasks of each replica that go through at once; by default as many as a CPU's cache holds, or
+            keep a GPU busy.
 
     Returns:
         (S, T, K, 2 sets, 2 measures): sets are support and query, measures are loss and accuracy; K is steps + 1, or
@@ -92,9 +94,10 @@ def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bo
 
 
 def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> int:
-    """How many tasks of each replica go through at once: as many as a cache holds, and a large network's copies."""
+    """How many tasks of each replica go through at once: as many as fit, and a large network's copies."""
     growth = CONVOLUTION_GROWTH if any(isinstance(module, nn.Conv2d) for module in model.modules()) else 1
-    of_examples = CHUNK_NUMBERS // (num_replicas * episodes.support_x[0].numel() * growth)
+    held = CHUNK_NUMBERS if episodes.support_x.device.type == "cpu" else GPU_CHUNK_NUMBERS
+    of_examples = held // (num_replicas * episodes.support_x[0].numel() * growth)
     of_parameters = COPIED_NUMBERS // (num_replicas * sum(p.numel() for p in model.parameters()) + 1)
     return max(1, min(of_examples, of_parameters))
 
@@ -137,23 +140,22 @@ def evaluate(
             model, rule, one_replica(theta), one_replica(xi), episodes, loop, tasks_per_chunk=tasks_per_chunk
         )[0]
     table = as_table(values)
-    lost = diverged_rows(table).groupby(table["task"]).transform("any")
+    lost = diverged_rows(table, episodes.kind).groupby(table["task"]).transform("any")
     table["status"] = np.where(lost, "diverged", "ok")
     table.loc[lost, "accuracy"] = np.nan
     warn_of_diverged(int(lost.groupby(table["task"]).first().sum()), episodes.num_tasks)
     return table
 
 
-def diverged_rows(table: pd.DataFrame) -> "pd.Series[bool]":
+def diverged_rows(table: pd.DataFrame, kind: Kind) -> "pd.Series[bool]":
     """The rows with a loss that is no measurement: not finite, or of classes and above `EXPLODED`.
 
     Args:
-        table: with columns loss and accuracy; where no row has an accuracy, it is of a regression.
+        table: with columns loss and accuracy.
+        kind: of the tasks; a regression has no accuracy, and classes without one were found to have diverged.
     """
     lost = ~np.isfinite(table["loss"])
-    if not table["accuracy"].isna().all():
-        lost |= (table["loss"] > EXPLODED) | table["accuracy"].isna()
-    return lost
+    return lost if kind == "regression" else lost | (table["loss"] > EXPLODED) | table["accuracy"].isna()
 
 
 def warn_of_diverged(count: int, total: int) -> None:

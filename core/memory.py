@@ -5,7 +5,10 @@ import platform
 
 import torch
 
-_SAID = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation")
+_SAID = (
+    "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 _KEPT_BYTES = 2**30  # at most kept free at the end of the heap
 # A tensor that is larger has pages of its own. Older versions of glibc refuse more than the second.

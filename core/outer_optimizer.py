@@ -57,7 +57,8 @@ class OuterOptimizer:
                 if not moments:
                     moments.update({name: torch.zeros_like(tensor) for name, tensor in tensors.items()})
             if not self._counts:
-                self._counts = [torch.tensor(float(self.steps), device=tensor.device) for tensor in changed]
+                count = torch.tensor(self.steps, dtype=torch.float32)
+                self._counts = [count.to(tensor.device, copy=True) for tensor in changed]
             exp_avg, exp_avg_sq = ([moments[name] for name in tensors] for moments in self.moments.values())
             adam(
                 changed, along, exp_avg, exp_avg_sq, [], self._counts,

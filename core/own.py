@@ -13,10 +13,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from bounds import Refused
 from bounds.tensors import check_safetensors, check_torch
 from bounds.words import one_line
+from core.adaptation import explained
 from core.config import OWN, TrainConfig, is_own
 from core.errors import UserError
 from core.forward import check_forward, without_dropout
@@ -24,8 +26,8 @@ from core.inner_loop import LrScope
 from core.methods import METHODS
 from core.models.layers import Groups, layers_of, select
 from core.optimizers.base import check_tensors
-from core.runs import CURVE_COLUMNS, Run, environment, modules_in_training
-from core.seeds import derive_seed
+from core.runs import CURVE_COLUMNS, Run, buffers_of, environment, modules_in_training
+from core.seeds import seeded
 from core.tasks import DATASETS, as_tasks
 from core.tasks.base import Episodes, TaskSource
 from core.tasks.own import MakeEpisodes
@@ -84,6 +86,7 @@ def run_from_module(
     Raises:
         UserError: for settings, names, shapes or files that do not fit together.
     """
+    check_module(module)
     copy = without_dropout(_with_weights(deepcopy(module), weights))
     warn_of_frozen(copy)
     blank = reinitialised(copy, seed) if initial is None else _with_weights(deepcopy(copy), initial)
@@ -170,11 +173,10 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 def reinitialised(module: nn.Module, seed: int) -> nn.Module:
     """A copy with random weights, by each layer's own `reset_parameters` under `seed`; layers without one stay.
 
-    The global generator is left as it was.
+    The global generators are left as they were.
     """
     copy = deepcopy(module)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "initial weights"))
+    with seeded(seed, "initial weights"):
         for part in copy.modules():
             if callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
@@ -187,12 +189,26 @@ def fresh_module(model: OwnModel, seed: int) -> nn.Module:
     Dropout is turned off in it.
 
     Raises:
-        UserError: if that is no module.
+        UserError: as `check_module`.
     """
     module = deepcopy(model) if isinstance(model, nn.Module) else model(seed)
+    check_module(module)
+    return without_dropout(module)
+
+
+def check_module(module: Any) -> None:
+    """See that it is a network whose parameters can adapt.
+
+    Raises:
+        UserError: if it is not.
+    """
     if not isinstance(module, nn.Module):
         raise UserError(f"a model of your own is an nn.Module, or a function of a seed that makes one, not {module!r}")
-    return without_dropout(module)
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise UserError(f"{name} has no shape yet: call the module once on an example")
+        if not parameter.is_floating_point():
+            raise UserError(f"{name} is of {parameter.dtype}: only parameters of floating-point numbers can adapt")
 
 
 def warn_of_frozen(module: nn.Module) -> None:
@@ -210,10 +226,11 @@ def check_own(module: nn.Module, source: TaskSource) -> None:
     """See that a module suits tasks, before the first minute of work.
 
     Raises:
-        UserError: as `check_forward`.
+        UserError: as `check_forward`, and if it does not take the examples.
     """
     part = source.with_seed(source.seed).sample(source.splits[-1], 1, 0)
-    check_forward(module, part.support_x, source.num_outputs if source.kind == "classification" else 0)
+    with explained(module, dict(module.named_parameters()), part):
+        check_forward(module, part.support_x, source.num_outputs if source.kind == "classification" else 0)
 
 
 def identified(config: TrainConfig, model: OwnModel | None, tasks: OwnTasks | None) -> TrainConfig:
@@ -247,13 +264,8 @@ def own_digest(seed: int, model: OwnModel | None, tasks: OwnTasks | None) -> str
     modules = [] if model is None else [fresh_module(model, seed)]
     states = [dict(module.state_dict()) for module in modules]
     modes = [", ".join(modules_in_training(module)) for module in modules]
-    return _digest(states, modes, None if tasks is None else as_tasks(tasks, seed=seed))
-
-
-def buffers_of(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that a state dict has: what a network is beside its parameters."""
-    names = dict(module.named_parameters(remove_duplicate=False)).keys()
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if name not in names}
+    where = getattr(tasks, "device", "cpu")  # a source delivers where it does
+    return _digest(states, modes, None if tasks is None else as_tasks(tasks, seed=seed, device=where))
 
 
 def _digest(states: list[dict[str, Tensor]], modes: list[str], source: TaskSource | None) -> str:

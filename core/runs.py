@@ -221,6 +221,12 @@ class Run:
         return {name: (trained, measured) for name, (trained, measured) in found.items() if trained != measured}
 
 
+def buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a state dict has: what a network is beside its parameters."""
+    names = dict(module.named_parameters(remove_duplicate=False)).keys()
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items() if name not in names}
+
+
 def modules_in_training(module: nn.Module) -> list[str]:
     """Names of the parts of a module that are in training mode: batch normalisation there is another function."""
     return [name for name, part in module.named_modules() if part.training]
@@ -423,6 +429,9 @@ def load_run(
     # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
     # before it was saved.
     theta = {name: parts["theta"][name] for name in expected}
+    if model is not None:
+        sizes = {name: buffer.shape for name, buffer in buffers_of(model).items()}
+        check_tensors(f"{folder / 'weights.safetensors'}: buffers", parts["buffer"], sizes, f"model {config.model!r}")
     source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
     if source is not None and source.fingerprint() != info["dataset_fingerprint"]:
         raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")

@@ -1,6 +1,8 @@
 """Random streams addressed by name, so that a resumed or regrouped run meets the same numbers."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,3 +25,16 @@ def derive_seed(seed: int, *axes: object) -> int:
 def generator(seed: int, *axes: object) -> torch.Generator:
     """A CPU generator at the start of the stream called `axes` under `seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, *axes))
+
+
+@contextmanager
+def seeded(seed: int, *axes: object) -> Iterator[None]:
+    """PyTorch's global generators at the start of the stream called `axes` within, and as they were afterwards."""
+    number = derive_seed(seed, *axes)
+    on_gpus = torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpus else []):
+        # Not `torch.manual_seed`, which seeds GPUs, too, whether or not they are given their state back.
+        torch.default_generator.manual_seed(number)
+        if on_gpus:
+            torch.cuda.manual_seed_all(number)
+        yield

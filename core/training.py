@@ -36,13 +36,14 @@ from core.methods import METHODS
 from core.models import make_model
 from core.optimizers.base import check_tensors
 from core.outer_optimizer import OPTIMIZER_STATE, OuterOptimizer
-from core.own import OwnModel, OwnTasks, buffers_of, check_own, fresh_module, identified, warn_of_frozen
+from core.own import OwnModel, OwnTasks, check_own, fresh_module, identified, warn_of_frozen
 from core.progress import progress_bar
 from core.reptile import replica_reptile_gradient
 from core.runs import (
     CURVE_COLUMNS,
     FORMAT,
     Run,
+    buffers_of,
     check_format,
     environment,
     is_finished,
@@ -120,8 +121,9 @@ class Group:
         models = [self._fresh_model(c, source).to(device) for c, source in zip(configs, sources, strict=True)]
         self.model = models[0]
         self.buffers = buffers_of(self.model)
-        states = [model.state_dict() for model in models]
-        if any(not torch.equal(state[name], tensor) for state in states for name, tensor in self.buffers.items()):
+        # Those that are not saved, too: one module serves all seeds.
+        first, *others = [dict(model.named_buffers()) for model in models]
+        if any(not torch.equal(other[name], tensor) for other in others for name, tensor in first.items()):
             raise UserError("the module has other buffers for other seeds: train one seed at a time")
         self.loop = config.inner_loop([name for name, _ in self.model.named_parameters()])
         self._training_loop = self.loop if config.inner_dtype is None else replace(self.loop, dtype=torch.bfloat16)
@@ -163,7 +165,7 @@ class Group:
 
     def _fresh_model(self, config: TrainConfig, source: TaskSource) -> nn.Module:
         if self._own_model is not None:
-            module = fresh_module(self._own_model, config.seed)
+            module = fresh_module(self._own_model, config.seed).to(self.device)
             warn_of_frozen(module)
             check_own(module, source)
             return module
@@ -291,7 +293,10 @@ class Group:
             self.model, self.rule, self.theta, self.xi, episodes, self.loop, query_only_at_end=True,
             tasks_per_chunk=None if self.chooses_chunk else self.tasks_per_chunk,
         )  # fmt: skip
-        return values[:, :, -1, 1].double()
+        points = values[:, :, -1, 1].double()
+        if episodes.kind != "regression":  # no measurement, and so no accuracy, which would be one of chance
+            points[..., 1] = points[..., 1].masked_fill(points[..., 0] > EXPLODED, math.nan)
+        return points
 
     def check_alike(self) -> None:
         """See that all processes have the same parameters, bit for bit.
@@ -571,7 +576,7 @@ def meta_train_many(
         tasks_per_chunk: tasks of each run that go through at once; bounds the memory, and changes nothing else but
             rounding. Default all; "auto" measures which number is fastest, and remembers it for the machine and the
             shapes (in `$ADAPTLENS_CACHE`, see `core.chunking`).
-        compile: whether to compile the meta-gradient, which takes some 20 seconds a method, see
+        compile: whether to compile the meta-gradient, which takes 10 s to minutes a method, see
             `core.compilation.compile_meta_gradient`. A run may be resumed either way; they differ by rounding.
         rematerialise: whether the backward pass computes steps again that it would keep otherwise: less memory where
             steps are many, see `core.backpropagation`.
@@ -603,14 +608,14 @@ def meta_train_many(
 
     def source_of(config: TrainConfig) -> TaskSource:
         options = config.task_options()
-        key = (config.dataset, tuple(options.items()), config.seed)
-        if key not in sources:
+        key = (config.dataset, tuple(options.items()))
+        if key not in sources:  # seeds share the data
             sources[key] = (
-                make_tasks(config.dataset, seed=config.seed, root=root, device=where, **options)
+                make_tasks(config.dataset, root=root, device=where, **options)
                 if tasks is None
-                else as_tasks(tasks, seed=config.seed, device=where)
+                else as_tasks(tasks, device=where)
             )
-        return sources[key]
+        return sources[key].with_seed(config.seed)
 
     def group_of(family: list[TrainConfig]) -> Group:
         group = Group(

@@ -64,7 +64,8 @@ def from_table(table: pd.DataFrame) -> Trace:
     networks.check(table, NEEDED, STUDY)
     good, lost = networks.measured(table, ["task"])
     scale = good["probe"].isin(PERCENT).map({True: 100.0, False: 1.0})
-    cells = task_intervals(good.assign(value=good["value"] * scale), ["probe", "layer", "step"], "value")
+    cell = ["probe", "layer", "step"]
+    cells = task_intervals(networks.complete(good.assign(value=good["value"] * scale), cell), cell, "value")
     layers = tuple(table["layer"].unique())
     panels: dict[str, dict[str, dict[int, Interval]]] = {}
     for probe in table["probe"].unique():

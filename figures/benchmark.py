@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from analysis.store import read_study
 from figures import style
-from figures.data import Where, check_columns
+from figures.data import Where, check_columns, read_named
 from figures.errors import MissingTable
 from figures.style import Look
 
@@ -42,7 +41,7 @@ ENGINES = {
     "eager": Look("ours", "#0072b2", "o"),
     "compiled": Look("ours, compiled", "#009e73", "D"),
     "rematerialised": Look("ours, rematerialised", "#56b4e9", "P"),
-    "bfloat16": Look("ours, bfloat16", "#f0e442", "X"),
+    "bfloat16": Look("ours, bfloat16", "#8c6d1f", "X"),
     "higher": Look("higher", "#e69f00", "^"),
     "torchopt": Look("TorchOpt", "#cc79a7", "v"),
     "jax": Look("JAX", "#d55e00", "s"),
@@ -64,11 +63,13 @@ class Speedups:
         frame: a row for each workload and engine.
         overhead: of each training (workload, engine), what an iteration spends beside its meta-step, a fraction of it.
         caption: paragraphs below.
+        tables: where it is from, study/id.
     """
 
     frame: pd.DataFrame
     overhead: dict[tuple[str, str], float]
     caption: tuple[str, ...]
+    tables: tuple[str, ...]
 
     @property
     def workloads(self) -> list[str]:
@@ -82,6 +83,7 @@ class Curves:
 
     frames: dict[tuple[str, str], pd.DataFrame]
     caption: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedups | Curves]:
@@ -93,9 +95,8 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
     """
     if not _exists(results, STUDY):
         raise MissingTable(f"no table in {Path(results) / STUDY}; make it with: make bench")
-    frame = read_study(results, STUDY)
+    frame = read_named(results, STUDY)
     check_columns(frame, NEEDED, STUDY)
-    frame.attrs.clear()
     order = {name: i for i, name in enumerate(WORKLOADS)}
     frame = frame.sort_values(
         "workload", key=lambda names: names.map(lambda n: order.get(n, len(order))), kind="stable"
@@ -103,12 +104,14 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
     own, points = frame[frame["axis"].eq("")], frame[frame["axis"].ne("")]
     found: dict[str, Speedups | Curves] = {}
     if len(own):
-        found["benchmark"] = Speedups(own.reset_index(drop=True), _overhead(results), _machine(own))
+        overhead, behind = _overhead(results)
+        tables = (*own["table"].unique(), *behind)
+        found["benchmark"] = Speedups(own.reset_index(drop=True), overhead, _machine(own), tables)
     if len(points):
         frames = {
             (str(name), str(axis)): part for (name, axis), part in points.groupby(["workload", "axis"], sort=False)
         }
-        found["benchmark_scaling"] = Curves(frames, _machine(points))
+        found["benchmark_scaling"] = Curves(frames, _machine(points), tuple(points["table"].unique()))
     return found
 
 
@@ -116,12 +119,14 @@ def _exists(results: str | Path, study: str) -> bool:
     return any(not path.name.startswith(".") for path in (Path(results) / study).glob("*.parquet"))
 
 
-def _overhead(results: str | Path) -> dict[tuple[str, str], float]:
-    """The parts of the outer loop added up, by workload and engine; none if they were not measured."""
+def _overhead(results: str | Path) -> tuple[dict[tuple[str, str], float], tuple[str, ...]]:
+    """The parts of the outer loop added up, by workload and engine, and their tables; none where not measured."""
     if not _exists(results, OVERHEAD):
-        return {}
-    groups = read_study(results, OVERHEAD).groupby(["workload", "engine"], sort=False)
-    return {(str(name), str(engine)): float(part["fraction"].sum()) for (name, engine), part in groups}
+        return {}, ()
+    frame = read_named(results, OVERHEAD)
+    groups = frame.groupby(["workload", "engine"], sort=False)
+    parts = {(str(name), str(engine)): float(part["fraction"].sum()) for (name, engine), part in groups}
+    return parts, tuple(frame["table"].unique())
 
 
 def _machine(frame: pd.DataFrame) -> tuple[str, ...]:
@@ -138,7 +143,7 @@ def _machine(frame: pd.DataFrame) -> tuple[str, ...]:
     return (
         told,
         f"Speedups are over the naive reference in the same round, one process, order shuffled: medians of {rounds} "
-        "rounds, with their range.",
+        "rounds, with their range. At least, aim: what is asked of our engine, and what it is to come to.",
     )
 
 
@@ -155,7 +160,7 @@ def draw(trace: Speedups | Curves) -> tuple[Figure, dict[str, Axes]]:
 def _draw_speedups(trace: Speedups) -> tuple[Figure, dict[str, Axes]]:
     with style.context():
         height = 0.9 + 0.36 * len(trace.workloads)
-        figure, (ax,) = style.panels(1, height=height, caption=trace.caption, top=0.42)
+        figure, (ax,) = style.panels(1, height=height, caption=trace.caption, top=0.62)
         engines = [name for name in ENGINES if name != REFERENCE]
         offsets = dict(zip(engines, np.linspace(-0.28, 0.28, len(engines)), strict=True))
         for y, workload in enumerate(trace.workloads):
@@ -172,7 +177,7 @@ def _draw_speedups(trace: Speedups) -> tuple[Figure, dict[str, Axes]]:
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.set_yticks(range(len(trace.workloads)), [WORKLOADS.get(name, name) for name in trace.workloads])
         ax.set_ylim(len(trace.workloads) - 0.4, -0.6)
-        ax.set_xlabel("times faster than the naive reference")
+        ax.set_xlabel("speed, as a multiple of the naive reference's")
         shown = set(trace.frame.loc[trace.frame["status"].eq("ok"), "engine"])
         handles = [_handle(name) for name in engines if name in shown]
         handles += [Line2D([], [], label="at least", **_LEAST), Line2D([], [], label="aim", linestyle=":", **_LEAST)]

@@ -295,15 +295,21 @@ def read_ceilings(results: str | Path) -> pd.DataFrame | None:
 
 
 def read_named(results: str | Path, study: str) -> pd.DataFrame:
-    """The tables of a study that is of no run, with one more column, `table`: study/id, where a row is from.
+    """The tables of a study that is of no run, with two more columns of where a row is from.
+
+    They are `table`, study/id, and `dataset_fingerprint`, which may be missing.
 
     Raises:
         StudyError: if there is no table, or for a damaged one.
     """
     frame = read_study(results, study)
-    num_rows = frame.attrs["num_rows"]
+    num_rows, provenance = frame.attrs["num_rows"], frame.attrs["provenance"]
     frame.attrs.clear()
-    return frame.assign(table=np.repeat([f"{study}/{id}" for id in num_rows], list(num_rows.values())))
+    origin = {
+        "table": [f"{study}/{id}" for id in num_rows],
+        "dataset_fingerprint": [provenance[id].get("dataset_fingerprint") for id in num_rows],
+    }
+    return frame.assign(**{key: np.repeat(values, list(num_rows.values())) for key, values in origin.items()})
 
 
 def ceiling_estimates(frame: pd.DataFrame | None, *, points: int, evaluated_on: str) -> tuple[Ceiling, ...]:
@@ -614,11 +620,14 @@ def panels_of(
 
 
 def heading(dataset: str, config: Mapping[str, Any]) -> tuple[str, float]:
-    """A panel's title, and the accuracy of guessing in percent."""
+    """A panel's title, and the accuracy of guessing in percent, NaN where that is not known."""
     name = dataset_name(dataset)
+    steps = f"{config['steps']} step{'s' if config['steps'] != 1 else ''}"
     if dataset == "synthetic":
-        return f"{name}\n{config['steps']} step", 50.0
-    return f"{name}\n{config['ways']}-way {config['shots']}-shot, {config['steps']} steps", 100.0 / config["ways"]
+        return f"{name}\n{steps}", 50.0
+    if pd.isna(config.get("ways")):  # regression, or tasks from outside
+        return f"{name}\n{steps}", math.nan
+    return f"{name}\n{config['ways']}-way {config['shots']}-shot, {steps}", 100.0 / config["ways"]
 
 
 def paper_dataset(dataset: str) -> str:
@@ -637,6 +646,23 @@ def _must_exist(results: str | Path, study: str, first: str = "") -> None:
     if not any(not path.name.startswith(".") for path in folder.glob("*.parquet")):
         command = f"python -m analysis {study} --results {results}"
         raise MissingTable(f"no table in {folder}; make it with: {first + ', then: ' if first else ''}{command}")
+
+
+def belong_together(studies: Iterable[Runs]) -> None:
+    """See that the runs of several studies differ in nothing but their seed, within each and from one to another.
+
+    Raises:
+        FigureError: naming the setting in which they differ.
+    """
+    first: dict[str, Mapping[str, Any]] = {}
+    others: dict[str, Mapping[str, Any]] = {}
+    for runs in studies:
+        _must_agree(runs)
+        for run, config in runs.configs.items():
+            # A run is in two studies by right, but not on other data.
+            if first.setdefault(run, config)["dataset_fingerprint"] != config["dataset_fingerprint"]:
+                others[f"{runs.study}/{run}"] = config
+    _must_agree(Runs(pd.DataFrame(), first | others, ""))
 
 
 def alike(runs: Runs) -> Runs:

@@ -161,6 +161,9 @@ def _gap(layers: int, ours: Runs, deeper: Runs) -> Gap | None:
     a, b = a.merge(common), b.merge(common)
     if not len(a):
         return None
+    # A seed that one of them lost says nothing of their difference; without a common one it is that of their means.
+    if shared := set(a["seed"]) & set(b["seed"]):
+        a, b = (one[one["seed"].isin(shared)] for one in (a, b))
     over = paired_task_interval(a, b)
     by_seed = (a.groupby("seed")["accuracy"].mean() - b.groupby("seed")["accuracy"].mean()).dropna()
     seeds = tuple((int(seed), float(value)) for seed, value in by_seed.items())  # type: ignore[call-overload]  # int keys

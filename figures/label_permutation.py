@@ -80,7 +80,7 @@ def from_table(table: pd.DataFrame) -> Trace:
         f"{networks.describe_mean(good, 'whisker', [spread])} Accuracy on the query set, after the last step.",
         *subject.caption,
         f"{num_orders} random orders of the classes a task. As they come {number(as_they_come)} %, mean over orders "
-        f"{number(over_orders)} %, difference {number(difference, '+')} points.",
+        f"{number(over_orders)} %, difference {number(difference, '+.1f')} points.",
     ]
     return Trace(
         title=subject.title,

@@ -18,15 +18,15 @@ from matplotlib.patches import Patch
 from analysis.statistics import Interval, task_intervals
 from figures import data, networks, style
 from figures.data import Where
-from figures.errors import FigureError, MissingTable
+from figures.errors import FigureError
 
-MEASURED = ("steps", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy")
+MEASURED = ("steps", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy", "loss")
 ROLES = ("layer_roles", ("kind", "layer", *MEASURED))
 NOISE = ("fc_noise", ("std", "layer", *MEASURED))
 
 # A colour for each role, none of them a method's.
 FROZEN, ALONE, NOISY = "#33638d", "#d1495b", "#6a4c93"
-ALL_ADAPT: dict[str, Any] = {"color": "black", "linewidth": 1.0}
+AS_TRAINED: dict[str, Any] = {"color": "black", "linewidth": 1.0}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Mark:
         std: strength of the noise, 0 for none.
         over: mean over runs and tasks, and its interval over tasks.
         seeds: mean of each run.
-        against: difference to adapting all layers (or, of noise, to none), and its paired interval over tasks.
+        against: difference to the run as trained (or, of noise, to none), and its paired interval over tasks.
         tables: where it is from, study/id.
     """
 
@@ -61,24 +61,26 @@ class Trace:
         value: "accuracy" (in percent), or for regression "loss".
         layers: those of `layer_roles`, in the network's order.
         chance: accuracy of guessing in percent, NaN where there is none.
-        all_adapt: nothing frozen.
+        as_trained: as trained, with nothing frozen.
         frozen: one layer frozen, each in its turn.
         alone: one layer adapting.
         noise: noise on the last layer, weakest first.
         noisy_layer: that layer.
         caption: paragraphs.
+        tables: where it is from, study/id.
     """
 
     title: str
     value: str
     layers: tuple[str, ...]
     chance: float
-    all_adapt: Mark | None
+    as_trained: Mark | None
     frozen: tuple[Mark, ...]
     alone: tuple[Mark, ...]
     noise: tuple[Mark, ...]
     noisy_layer: str
     caption: tuple[str, ...]
+    tables: tuple[str, ...]
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -88,17 +90,8 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for runs that cannot be pooled, or tables that cannot be read.
     """
-    found: dict[str, dict[str, pd.DataFrame]] = {}
-    missing: MissingTable | None = None
-    for study, needed in (ROLES, NOISE):
-        try:
-            for name, table in networks.tables(results, study, (*needed, "loss"), where).items():
-                found.setdefault(name, {})[study] = table
-        except MissingTable as error:
-            missing = missing or error
-    if not found:
-        raise missing or MissingTable("no layer was measured")
-    return {f"layer_roles_{name}": from_table(**studies) for name, studies in sorted(found.items())}
+    found = networks.tables_of(results, (ROLES, NOISE), where)
+    return {f"layer_roles_{name}": from_table(**studies) for name, studies in found.items()}
 
 
 def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame | None = None) -> Trace:
@@ -108,7 +101,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         FigureError: for no table, a missing column, or tables of several networks.
     """
     given = [
-        networks.check(table, (*needed, "loss"), study)
+        networks.check(table, needed, study)
         for table, (study, needed) in ((layer_roles, ROLES), (fc_noise, NOISE))
         if table is not None
     ]
@@ -125,6 +118,9 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         + f" {value.capitalize()} on the query set after the last step.",
         *subject.caption,
     ]
+    if len({tuple(sorted(table["run"].unique())) for table in given}) > 1:
+        of_each = " and ".join(f"{', '.join(map(str, sorted(table['seed'].unique())))}" for table in given)
+        caption.append(f"Freezing layers and noise were measured on runs of other seeds: {of_each}.")
     noisy = "" if fc_noise is None else str(fc_noise["layer"].iloc[0])
     if noise and fc_noise is not None:
         caption.append(describe_noise(noisy, int(fc_noise["draw"].max()) + 1))
@@ -133,17 +129,23 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         value=value,
         layers=() if layer_roles is None else tuple(layer for layer in layer_roles["layer"].unique() if layer),
         chance=subject.chance if value == "accuracy" else np.nan,
-        all_adapt=next((mark for mark in roles if mark.name == "none"), None),
+        as_trained=next((mark for mark in roles if mark.name == "none"), None),
         frozen=tuple(mark for mark in roles if mark.name.startswith("freeze ")),
         alone=tuple(mark for mark in roles if mark.name.startswith("adapt only ")),
         noise=tuple(sorted(noise, key=lambda mark: mark.std)),
         noisy_layer=noisy,
         caption=(*caption, *dict.fromkeys((*lost, *lost_noise))),
+        tables=tuple(
+            f"{study}/{run}"
+            for study, table in (("layer_roles", layer_roles), ("fc_noise", fc_noise))
+            if table is not None
+            for run in table["run"].unique()
+        ),
     )
 
 
-# What may be lost by itself: one task under one draw of one intervention.
-REPETITION = ("intervention", "draw", "task")
+# What a status belongs to: a task, under whichever draw.
+REPETITION = ("task_seed", "task")
 
 
 def _comparable(
@@ -208,7 +210,7 @@ def describe_noise(layer: str, draws: int) -> str:
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
     """The figure, and its axes by panel, those that were measured.
 
-    "roles" has a layer a row, "differences" how far each is from adapting all layers, and "noise" its strength.
+    "roles" has a layer a row, "differences" how far each is from the run as trained, and "noise" its strength.
     """
     names = ["roles", "differences"] if trace.layers else []
     names += ["noise"] if trace.noisy_layer else []
@@ -241,9 +243,9 @@ def _rows(trace: Trace) -> tuple[tuple[float, str, tuple[Mark, ...]], ...]:
 
 
 def _draw_roles(ax: Axes, trace: Trace) -> None:
-    if trace.all_adapt is not None:
-        over = trace.all_adapt.over
-        ax.axvline(over.mean, zorder=1.6, **ALL_ADAPT)
+    if trace.as_trained is not None:
+        over = trace.as_trained.over
+        ax.axvline(over.mean, zorder=1.6, **AS_TRAINED)
         if np.isfinite(over.low):
             ax.axvspan(over.low, over.high, color="black", alpha=0.12, linewidth=0, zorder=1.4)
     for shift, colour, found in _rows(trace):
@@ -265,7 +267,7 @@ def _draw_roles(ax: Axes, trace: Trace) -> None:
 
 
 def _draw_differences(ax: Axes, trace: Trace) -> None:
-    ax.axvline(0, zorder=1.6, **ALL_ADAPT)
+    ax.axvline(0, zorder=1.6, **AS_TRAINED)
     for shift, colour, found in _rows(trace):
         for mark in found:
             y = trace.layers.index(mark.layer) + shift
@@ -277,7 +279,7 @@ def _draw_differences(ax: Axes, trace: Trace) -> None:
     networks.layers_down(ax, trace.layers)
     ax.tick_params(labelleft=False)
     ax.set_xlabel("points" if trace.value == "accuracy" else "loss")
-    ax.set_title("difference to all adapting")
+    ax.set_title("difference to as trained")
 
 
 def draw_noise(ax: Axes, noise: Sequence[Mark], layer: str) -> None:
@@ -300,7 +302,7 @@ def seed_dots(colour: str) -> dict[str, Any]:
 def roles_legend() -> list[Any]:
     """The entries of a legend for the roles of layers."""
     return [
-        Line2D([], [], label="all layers adapt", **ALL_ADAPT),
+        Line2D([], [], label="as trained", **AS_TRAINED),
         Patch(color=FROZEN, alpha=0.75, label="only this frozen"),
         Patch(color=ALONE, alpha=0.75, label="only this adapts"),
     ]
@@ -319,30 +321,33 @@ def _legend(figure: Figure, trace: Trace) -> None:
 def texts(trace: Trace) -> dict[str, str]:
     """The numbers as Markdown, see `markdown`."""
     unit = "accuracy in percent" if trace.value == "accuracy" else "loss"
-    return markdown(trace.title, unit, trace.all_adapt, (*trace.frozen, *trace.alone), trace.noise, trace.caption)
+    return markdown(trace.title, unit, trace.as_trained, (*trace.frozen, *trace.alone), trace.noise, trace.caption)
 
 
 def markdown(
-    title: str, unit: str, all_adapt: Mark | None, roles: Sequence[Mark], noise: Sequence[Mark], caption: Sequence[str]
+    title: str, unit: str, as_trained: Mark | None, roles: Sequence[Mark], noise: Sequence[Mark], caption: Sequence[str]
 ) -> dict[str, str]:
-    """The numbers as Markdown: each intervention, and its difference to adapting all layers, or to no noise."""
+    """The numbers as Markdown: each intervention, and its difference to the run as trained, or to no noise."""
+    digits = ".1f" if unit.startswith("accuracy") else ".3g"
     lines = [
         f"**{title}** ({unit}, [95 % interval over tasks])",
         "",
         f"| intervention | {unit.partition(' ')[0]} | difference | against |",
         "|---|---|---|---|",
     ]
-    if all_adapt is not None:
-        lines.append(f"| all layers adapt | {number(all_adapt.over)} | | |")
-    lines += [f"| {m.name} | {number(m.over)} | {number(m.against, '+')} | all layers adapt |" for m in roles]
+    if as_trained is not None:
+        lines.append(f"| as trained | {number(as_trained.over, digits)} | | |")
+    for mark in roles:
+        against = number(mark.against, f"+{digits}")
+        lines.append(f"| {mark.name} | {number(mark.over, digits)} | {against} | as trained |")
     for mark in noise:
-        against = f"{number(mark.against, '+')} | no noise" if mark.std else " | "
-        lines.append(f"| {mark.name} | {number(mark.over)} | {against} |")
+        against = f"{number(mark.against, f'+{digits}')} | no noise" if mark.std else " | "
+        lines.append(f"| {mark.name} | {number(mark.over, digits)} | {against} |")
     return {"md": "\n".join([*lines, "", *caption, ""])}
 
 
-def number(over: Interval, sign: str = "") -> str:
-    """A mean and its interval in brackets, if it has one."""
+def number(over: Interval, digits: str = ".1f") -> str:
+    """A mean and its interval in brackets, if it has one, each formatted as `digits`."""
     if not np.isfinite(over.low):
-        return f"{over.mean:{sign}.1f}"
-    return f"{over.mean:{sign}.1f} [{over.low:{sign}.1f}, {over.high:{sign}.1f}]"
+        return f"{over.mean:{digits}}"
+    return f"{over.mean:{digits}} [{over.low:{digits}}, {over.high:{digits}}]"

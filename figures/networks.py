@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis.statistics import Interval
 from figures import data, style
-from figures.data import Where
-from figures.errors import FigureError
+from figures.data import Runs, Where
+from figures.errors import FigureError, MissingTable
 
 # The columns of every study of single networks that these figures use.
 COLUMNS = (
@@ -61,18 +61,62 @@ def tables(
         FigureError: for a missing column, or runs that differ in another setting.
         StudyError: for a damaged table.
     """
-    runs = data.read_runs(results, study, (*COLUMNS, *needed), where)
-    groups: dict[str, list[str]] = {}
-    for run, config in runs.configs.items():
-        parts = [config["dataset"], f"{config['model']}{config.get('depth') or ''}", config["method"]]
-        name = "_".join(part.removeprefix("own:") for part in parts)
-        groups.setdefault(f"{name}_{run.rpartition('-')[2]}" if config.get("own") else name, []).append(run)
-    found = {}
-    for name, members in sorted(groups.items()):
-        group = data.alike(runs.where(members))
-        found[name] = group.frame
-        found[name].attrs["versions"] = data.describe_versions(group.configs.values())
+    return {name: found[study] for name, found in tables_of(results, [(study, needed)], where).items()}
+
+
+def tables_of(
+    results: str | Path,
+    studies: Sequence[tuple[str, Sequence[str]]],
+    where: Sequence[Where] = (),
+    *,
+    of: Callable[[Mapping[str, Any]], bool] = lambda config: True,
+    first: str = "",
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """The rows of several studies by network and study, as `tables` has those of one.
+
+    Args:
+        results: folder of results.
+        studies: each with the columns that are needed; those that have no table are left out.
+        where: choices of runs.
+        of: the configurations that are wanted; what the others are does not matter.
+        first: what has to be typed before a study, for the message.
+
+    Raises:
+        MissingTable: if none of the studies has a table.
+        FigureError: for a missing column, or runs that differ in another setting than the seed, in one study or in two.
+        StudyError: for a damaged table.
+    """
+    groups: dict[str, dict[str, Runs]] = {}
+    missing: MissingTable | None = None
+    for study, needed in studies:
+        try:
+            runs = data.read_runs(results, study, (*COLUMNS, *needed), where, first=first)
+        except MissingTable as error:
+            missing = missing or error
+            continue
+        members: dict[str, list[str]] = {}
+        for run, config in runs.configs.items():
+            if of(config):
+                members.setdefault(_name(run, config), []).append(run)
+        for name, chosen in members.items():
+            groups.setdefault(name, {})[study] = runs.where(chosen)
+    if not groups and missing is not None:
+        raise missing
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for name, by_study in sorted(groups.items()):
+        data.belong_together(by_study.values())
+        versions = data.describe_versions(config for one in by_study.values() for config in one.configs.values())
+        found[name] = {study: one.frame for study, one in by_study.items()}
+        for frame in found[name].values():
+            frame.attrs["versions"] = versions
     return found
+
+
+def _name(run: str, config: Mapping[str, Any]) -> str:
+    """Of the network of a run, as in names of files."""
+    parts = [config["dataset"], f"{config['model']}{config.get('depth') or ''}", config["method"]]
+    name = "_".join(part.removeprefix("own:") for part in parts)
+    return f"{name}_{run.rpartition('-')[2]}" if config.get("own") else name
 
 
 class Traces(Protocol[Trace]):
@@ -139,6 +183,13 @@ def measured(
                 bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
                 lost |= {f"{run} under {part}": what for _, what in found}
     return table[~bad], tuple(data.describe_lost(lost.items()))
+
+
+def complete(table: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
+    """The rows of the tasks of which each run that has the cell has a value: runs are averaged over the same tasks."""
+    runs = table.groupby([*cell], observed=True)["run"].transform("nunique")
+    have = table.groupby([*cell, "task_seed", "task"], observed=True)["run"].transform("nunique")
+    return table[have.eq(runs)]
 
 
 def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:

@@ -133,11 +133,11 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
     for name, entry in FIGURES.items():
         try:
             traces = entry.traces(results, where)
+            items = tuple(_item(name, stem, entry, trace) for stem, trace in traces.items())
         except StudyError as error:
             failed = not isinstance(error, MissingTable)
             sections.append(Section(name, _shows(entry), missing=str(error), failed=failed))
             continue
-        items = tuple(_item(name, stem, entry, trace) for stem, trace in traces.items())
         sections.append(Section(name, _shows(entry), items))
         numbers += [number for trace in traces.values() for number in getattr(trace, "numbers", ())]
     report = Report(tuple(sections), (), sources, tuple(str(choice) for choice in where))

@@ -56,7 +56,8 @@ def from_table(table: pd.DataFrame) -> Trace:
     # Too few examples for one measure of one layer is no fault of the run.
     told = table[~table["status"].str.startswith("failed:")]
     good, lost = networks.measured(told, ["task"])
-    cells = task_intervals(good[good["measure"].isin(MEASURES)], ["compared", "measure", "layer"], "value")
+    cell = ["compared", "measure", "layer"]
+    cells = task_intervals(networks.complete(good[good["measure"].isin(MEASURES)], cell), cell, "value")
     layers = tuple(table["layer"].unique())
     panels: dict[str, dict[str, dict[str, Interval]]] = {}
     for compared in table["compared"].unique():
@@ -70,11 +71,20 @@ def from_table(table: pd.DataFrame) -> Trace:
         "et al. (2020) report, of networks of their own, canonical correlations above 0.9 of convolutional layers and "
         "below 0.5 of the head.",
     ]
-    absent: dict[str, list[str]] = {}
+    absent: dict[tuple[str, str], list[str]] = {}
+    failed = table[table["compared"].eq("adapted") & table["status"].str.startswith("failed: ")]
+    reasons = failed.groupby(["measure", "layer"], observed=True)["status"].first().str.removeprefix("failed: ")
     for measure, (name, _, _) in MEASURES.items():
-        if len(good) and (without := [layer for layer in layers if ("adapted", measure, layer) not in cells]):
-            absent.setdefault(", ".join(without), []).append(name)
-    caption += [f"Too few examples for {' and '.join(names)}: {where}." for where, names in absent.items()]
+        without: dict[str, list[str]] = {}
+        for layer in layers:
+            if len(good) and ("adapted", measure, layer) not in cells:
+                reason = str(reasons.get((measure, layer), "no such value"))
+                without.setdefault("" if "too few" in reason else reason, []).append(layer)
+        for reason, them in without.items():
+            absent.setdefault((reason, ", ".join(them)), []).append(name)
+    for (reason, listed), names in absent.items():
+        begin = "Too few examples for" if not reason else "No"
+        caption.append(f"{begin} {' and '.join(names)}: {listed}{f' ({reason})' if reason else ''}.")
     return Trace(subject.title, layers, panels, tuple(caption))
 
 

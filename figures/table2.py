@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -92,7 +93,10 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         raise MissingTable(
             f"no CNN-{LAYERS} was measured in the paper's setting; {data.missing_cnns('optimizers', results, STUDY)}"
         )
-    found = {dataset: bound(bounds, dataset, norm_mode(estimates)) for dataset, estimates in measured.items()}
+    found = {
+        dataset: bound(bounds, dataset, norm_mode(estimates), next(iter(estimates.values())).configs[0])
+        for dataset, estimates in measured.items()
+    }
     return {"table2": table(measured, found)}
 
 
@@ -115,16 +119,17 @@ def read_bounds(results: str | Path) -> pd.DataFrame | None:
     return frame
 
 
-def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str) -> Bound | None:
+def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str, config: Mapping[str, Any]) -> Bound | None:
     """The upper bound of the compared network on a data set, None if it was not measured.
 
     Args:
         frame: the tables `upper_bound`, or None.
         dataset: its name in the tables.
         norm_mode: of the compared runs; networks that normalise otherwise are others.
+        config: of one of these runs.
 
     Raises:
-        FigureError: if a task is there twice, from networks or tasks of two kinds.
+        FigureError: if a task is there twice, from networks or tasks of two kinds, or is of other data than the runs'.
     """
     if frame is None:
         return None
@@ -139,6 +144,9 @@ def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str) -> Bound | N
             f"tables of {BOUND} hold a task of {dataset} twice for CNN-{LAYERS}, from networks or tasks of two kinds; "
             "keep the one that belongs to the runs"
         )
+    known = {one for one in (*rows["dataset_fingerprint"], config.get("dataset_fingerprint")) if one}
+    if len(known) > 1:
+        raise FigureError(f"the table {BOUND} of {dataset} is of other data than the runs; measure it again")
     good = rows[rows["status"].eq("ok")]
     learned_from, tables = data.in_words(rows["training_shots"].unique()), tuple(rows["table"].unique())
     if not len(good):

@@ -266,8 +266,8 @@ def best_by_recursion() -> float:
 def roles(dataset: str) -> dict[str, fig2.Mark]:
     """What Figure 2 draws, by intervention; of noise, by its strength."""
     trace = fig2.traces(RESULTS)[f"fig2_{dataset}"]
-    assert trace.all_adapt is not None
-    marks = [trace.all_adapt, *trace.frozen, *trace.alone]
+    assert trace.as_trained is not None
+    marks = [trace.as_trained, *trace.frozen, *trace.alone]
     return {mark.name: mark for mark in marks} | {f"noise {mark.std:g}": mark for mark in trace.noise}
 
 

@@ -194,6 +194,16 @@ def test_with_other_seeds(whole, seeds):
     assert drift(together[seeds.index(0)], run, start) < DRIFT
 
 
+def test_another_number_of_threads(whole):
+    name, run, start = whole
+    before = torch.get_num_threads()
+    torch.set_num_threads(2 if before == 1 else 1)
+    try:
+        assert drift(trained(name), run, start) < DRIFT
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_another_seed_is_far_beyond_the_bound(whole):
     name, run, start = whole
     assert drift(meta_train(changed(name, seed=1), results=None, **QUIET), run, start) > 100 * DRIFT

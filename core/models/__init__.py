@@ -1,6 +1,8 @@
 """Models: plain modules for one task, which know nothing of tasks."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from core.errors import UserError, unknown_name
 from core.models.conv import CNN, Downsample, NormMode
 from core.models.linear import LR, LinNet
-from core.seeds import derive_seed
+from core.seeds import seeded
 from core.tasks.base import TaskShape, TaskSource
 
 MODELS = ("lr", "linnet", "cnn")
@@ -34,7 +36,7 @@ def make_model(
         name: "lr", "linnet" or "cnn".
         tasks: tells the shape of an example and the number of outputs.
         seed: seed of the initial weights. They depend on it, the name and the sizes only, so that methods compared on
-            one seed start from the same weights. The global generator is left as it was.
+            one seed start from the same weights. The global generators are left as they were.
         depth: number of convolutional layers ("cnn" only; default 4).
         filters: output channels of each convolution ("cnn" only; default 64).
         hidden: widths of the hidden layers ("linnet" only, required there).
@@ -64,8 +66,7 @@ def make_model(
         raise UserError(f"init_scale must be at least 0, got {init_scale}")
     given.pop("init_scale", None)
     inputs = math.prod(tasks.example_shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "initial weights"))
+    with seeded(seed, "initial weights"), _single_precision():
         if name == "lr":
             return _scaled(LR(inputs, tasks.num_outputs, **given), init_scale)
         if name == "linnet":
@@ -75,6 +76,17 @@ def make_model(
         if len(tasks.example_shape) != 3:
             raise UserError(f"model 'cnn' needs images (channels, height, width), not examples {tasks.example_shape}")
         return CNN(tasks.example_shape[0], tasks.num_outputs, **given)
+
+
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """What is made within is of float32: a run's name does not say which type its caller prefers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _scaled(model: nn.Module, factor: float | None) -> nn.Module:

@@ -44,7 +44,9 @@ class Episodes:
                 )
         for part in ("support", "query"):
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
-            if x.ndim < 3 or x.shape[:2] != y.shape[:2]:
+            if x.ndim < 3:
+                raise UserError(f"{part}_x must be (tasks, examples, *example), got {tuple(x.shape)}")
+            if x.shape[:2] != y.shape[:2]:
                 raise UserError(
                     f"{part}_x and {part}_y must agree on (tasks, examples): got {tuple(x.shape)} and {tuple(y.shape)}"
                 )
@@ -108,6 +110,17 @@ class Episodes:
             return tensor.to(device, dtype if tensor.is_floating_point() else None)
 
         return self.map(move)
+
+
+def check_not_empty(episodes: Episodes) -> None:
+    """See that there is a task, and something in both of its sets.
+
+    Raises:
+        UserError: if there is not.
+    """
+    support, query = (tuple(x.shape[:2]) for x in (episodes.support_x, episodes.query_x))
+    if 0 in support + query:
+        raise UserError(f"episodes are empty: (tasks, examples) are {support} of support and {query} of query sets")
 
 
 def concatenate(episodes: Sequence[Episodes]) -> Episodes:

@@ -29,7 +29,7 @@ def occurs(x: Tensor, pool: Tensor) -> Tensor:
 
 def warn_of_shared(episodes: Episodes, *, stacklevel: int = 2) -> None:
     """Say so if query examples are in the support set of their task, unless the episodes say `same_points`."""
-    if episodes.same_points:
+    if episodes.same_points or episodes.query_x.shape[2:] != episodes.support_x.shape[2:]:
         return
     found = occurs(episodes.query_x, episodes.support_x)
     if count := int(found.sum()):
@@ -59,7 +59,8 @@ def warn_of_known(split: str, episodes: Episodes, training: Episodes, *, stackle
 
 def _examples(episodes: Episodes) -> Tensor:
     """All examples of all tasks, (1, examples, *example)."""
-    return torch.cat([episodes.support_x.flatten(0, 1), episodes.query_x.flatten(0, 1)]).unsqueeze(0)
+    support, query = (x.flatten(0, 1) for x in (episodes.support_x, episodes.query_x))
+    return (torch.cat([support, query]) if support.shape[1:] == query.shape[1:] else support).unsqueeze(0)
 
 
 def _numbers(x: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """Tasks of a user's own: tensors, or a function that makes them."""
 
 import hashlib
+import inspect
+import math
+import threading
 from collections.abc import Callable, Mapping
 
 import torch
 
 from core.errors import UserError, unknown_name
 from core.seeds import generator
-from core.tasks.base import SPLITS, Episodes, TaskSource
+from core.tasks.base import SPLITS, Episodes, TaskSource, check_not_empty
 from core.tasks.overlap import warn_of_known, warn_of_shared
 
+# Batches are drawn ahead by a second thread, and what a function has beside its arguments is the user's.
+_one_at_a_time = threading.Lock()
 MakeEpisodes = Callable[[str, int, torch.Generator], Episodes]
 
 
@@ -19,6 +24,7 @@ class OwnTasks(TaskSource):
     name = "own:tasks"
 
     def __init__(self, like: Episodes, seed: int, device: str | torch.device) -> None:
+        check_not_empty(like)
         self.kind = like.kind
         self.example_shape = tuple(like.support_x.shape[2:])
         self.seed = seed
@@ -59,13 +65,15 @@ class TensorTasks(OwnTasks):
         like = next(iter(pools.values()))
         super().__init__(like, seed, device)
         for split, pool in pools.items():
+            check_not_empty(pool)
             if pool.kind != like.kind or pool.support_x.shape[2:] != like.support_x.shape[2:]:
                 raise UserError(
                     f"{split} episodes are {pool.kind} of {tuple(pool.support_x.shape[2:])}, others {like.kind} of "
                     f"{self.example_shape}"
                 )
+        classes = max(pool.num_classes() for pool in pools.values())  # and labels of other kinds are looked at
         if like.kind == "classification":
-            self.ways = self.num_outputs = max(pool.num_classes() for pool in pools.values())
+            self.ways = self.num_outputs = classes
         for split, pool in pools.items():
             warn_of_shared(pool)
             if split != "train" and "train" in pools:
@@ -116,6 +124,14 @@ class FunctionTasks(OwnTasks):
     """
 
     def __init__(self, make: MakeEpisodes, *, seed: int = 0, device: str | torch.device = "cpu") -> None:
+        try:
+            inspect.signature(make).bind("test", 1, torch.Generator())
+        except TypeError as error:
+            raise UserError(
+                f"a function that makes tasks is called with (split, num_tasks, generator); this one is not: {error}"
+            ) from None
+        except ValueError:
+            pass  # a callable that does not say what it takes
         self._make = make
         self.device = torch.device(device)
         self.seed = seed
@@ -129,12 +145,20 @@ class FunctionTasks(OwnTasks):
         """Batch `index` of `split`.
 
         Raises:
-            UserError: if the function returns anything but episodes with as many tasks.
+            UserError: if the function returns anything but episodes with as many tasks, or with other classes.
         """
-        made = self._make(split, num_tasks, generator(self.seed, "tasks", split, index))
+        with _one_at_a_time:
+            made = self._make(split, num_tasks, generator(self.seed, "tasks", split, index))
         if not isinstance(made, Episodes) or made.num_tasks != num_tasks:
             got = f"{made.num_tasks} tasks" if isinstance(made, Episodes) else type(made).__name__
             raise UserError(f"the function was asked for Episodes of {num_tasks} tasks, and returned {got}")
+        check_not_empty(made)
+        # The first tells how many outputs a network has: a loss of more would end the process of a GPU.
+        if made.num_classes() > getattr(self, "num_outputs", math.inf):
+            raise UserError(
+                f"a label of {split} batch {index} is {made.num_classes() - 1}, but the first test task has classes "
+                f"0 to {self.num_outputs - 1}: make tasks with as many classes each"
+            )
         return made.to(self.device)
 
     def fingerprint(self) -> str:
@@ -173,4 +197,4 @@ def as_tasks(
 def _add(digest: "hashlib.blake2b", episodes: Episodes) -> None:
     for tensor in (episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

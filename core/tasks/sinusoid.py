@@ -48,7 +48,8 @@ class SinusoidTasks(TaskSource):
 
         def uniform(limits: tuple[float, float], count: int) -> Tensor:
             low, high = limits
-            return low + (high - low) * torch.rand(num_tasks, count, 1, generator=stream)
+            drawn = torch.rand(num_tasks, count, 1, generator=stream, dtype=torch.float32, device="cpu")
+            return low + (high - low) * drawn
 
         amplitude, phase = uniform(AMPLITUDES, 1), uniform(PHASES, 1)
         x = uniform(INPUTS, self.shots + self.query_shots)

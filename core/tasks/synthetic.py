@@ -59,10 +59,10 @@ class SyntheticTasks(TaskSource):
         """Batch `index` of `split`; its support sets do not depend on `same_points`."""
         (d,) = self.example_shape
         stream = generator(self.seed, "tasks", split, index)
-        w = torch.randn(num_tasks, 1, d, generator=stream)
+        w = torch.randn(num_tasks, 1, d, generator=stream, dtype=torch.float32, device="cpu")
 
         def labelled_points() -> tuple[torch.Tensor, torch.Tensor]:
-            x = torch.randn(num_tasks, self.points, d, generator=stream)
+            x = torch.randn(num_tasks, self.points, d, generator=stream, dtype=torch.float32, device="cpu")
             y = (w @ x.mT).squeeze(1).gt(0).to(x.dtype)  # this order: see linear_layers in core.models.linear
             return x.mul_(self.input_scale).to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 

@@ -36,3 +36,12 @@ def test_rules_of_what_does_not_adapt_are_not_counted(tiny):
     config = tiny(model="linnet", method="meta_sgd", hidden=(4,), adapted=("layers.1",))
     run = meta_train(config, results=None, progress=False)
     assert (comparison(run, num_tasks=2)["rule_parameters"] == 4).all()  # a rate for each weight of the last layer
+
+
+def test_where_all_tasks_explode_none_is_ok(run, monkeypatch):
+    import core.evaluation
+
+    monkeypatch.setattr(core.evaluation, "EXPLODED", 1e-9)
+    table = comparison(run, num_tasks=2)
+    assert (table["status"] == "diverged").all()
+    assert table[["loss", "accuracy"]].isna().all(axis=None)

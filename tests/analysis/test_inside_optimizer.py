@@ -383,3 +383,20 @@ def test_a_rule_without_parameters_has_no_inside():
     )
     with pytest.raises(StudyError, match="the rule of maml has no parameters"):
         inside_optimizer(run, num_tasks=1)
+
+
+def test_a_tensor_has_its_own_numbers_whatever_the_layers_are_called():
+    run = make_run("cnn kfc", depth=2)
+    by_name = inside_optimizer(run, num_tasks=1).set_index(["tensor", "step", "quantity", "aspect"])["value"]
+    of_groups = inside_optimizer(run.with_layers({"norms": "*.norm.*", "last": "FC"}), num_tasks=1)
+    found = of_groups[of_groups["aspect"].eq("alignment")].set_index(["tensor", "step", "quantity", "aspect"])["value"]
+    assert found.to_dict() == pytest.approx(by_name[found.index].to_dict(), nan_ok=True)
+    assert len(set(found.xs("gradient norm", level="quantity").round(12))) > 3
+
+
+def test_of_a_regression_losses_alone_are_compared(tmp_path):
+    settings = {"dataset": "sinusoid", "shots": 5, "ways": None, "points": None, "input_scale": None}
+    run = make_run("lr klin", **settings)
+    table = inside_optimizer(run, num_tasks=2)
+    assert set(of(table, aspect="comparison")["quantity"]) == {"loss"}
+    assert of(table, aspect="comparison")["value"].notna().all()

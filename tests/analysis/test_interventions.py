@@ -1,6 +1,7 @@
 """Interventions: what is frozen stays, what is not moves, and nothing changes where nothing is asked for."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -162,6 +163,10 @@ def test_the_layers_scale_is_that_of_its_weights():
     assert layer_scale([bias]).item() == pytest.approx(100.0)
 
 
+def zero_head(run):
+    return replace(run, theta={name: p * (not name.startswith("FC")) for name, p in run.theta.items()})
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -170,6 +175,11 @@ def test_the_layers_scale_is_that_of_its_weights():
         (lambda run: intervene(run, {}), StudyError, "at least one intervention"),
         (lambda run: intervene(run, {"it": None}, draws=0), StudyError, "draws must be at least 1"),
         (lambda run: freeze(), StudyError, "at least one layer"),
+        (
+            lambda run: intervene(zero_head(run), {"it": perturb("FC", std=1)}, num_tasks=1),
+            StudyError,
+            "FC.weight is zero, and so is noise in units of its scale; give std with relative=False",
+        ),
         (lambda run: perturb("FC", std=-1), StudyError, "std must be a finite number"),
         (lambda run: perturb("FC", std=1, when="after"), StudyError, "before adaptation or between"),
     ],

@@ -122,3 +122,10 @@ def test_canonical_correlations_need_five_examples_a_feature(measure):
     measure(normal(50, 10), normal(50, 3, seed=1))
     with pytest.raises(StudyError, match="49 examples are too few, at least 50"):
         measure(normal(49, 10), normal(49, 3, seed=1))
+
+
+def test_what_differs_for_one_example_alone_has_no_unbiased_estimate():
+    x = torch.zeros(10, 3, dtype=torch.float64)
+    x[4] = torch.tensor([1.0, 2.0, 3.0])
+    with pytest.raises(StudyError, match="varies too little over examples"):
+        debiased_cka(x, normal(10, 3))

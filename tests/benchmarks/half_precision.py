@@ -63,7 +63,8 @@ def summary(table: pd.DataFrame) -> str:
         over_seeds = interval(change.to_numpy())
         faster = (by_seed["seconds", "float32"] / by_seed["seconds", "bfloat16"]).median()
         lines.append(
-            f"{model} {method}: {change.mean():+.2f} points [{over_seeds.low:.2f}, {over_seeds.high:.2f}], {faster:.2f} times as fast"
+            f"{model} {method}: {change.mean():+.2f} points [{over_seeds.low:.2f}, {over_seeds.high:.2f}], "
+            f"{faster:.2f} times as fast"
         )
     return "\n".join(lines)
 

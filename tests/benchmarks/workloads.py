@@ -39,7 +39,6 @@ class Workload:
             machine, see `core.chunking`; None: all.
         least, aim: what an engine's speedup has to be at least, and what it is to come to, by engine.
         scaling: the numbers of tasks, steps, width or seeds for which the workload is measured again.
-        float32_only: results are compared in single precision, as its tasks are.
         notes: what was tried where it stays below its aim, and what limits it.
     """
 
@@ -166,8 +165,7 @@ _LINNET = Workload(
     "linnet_5_seeds", "training", "linnet", "maml", 1, 1.9, 1, seeds=5,
     least={"eager": 10, "compiled": 10}, aim={"eager": 25, "compiled": 25},
     scaling={"seeds": (1, 2, 5, 10), "width": (16, 64, 256)},
-    notes="Drawing the tasks is the limit: 100,000 normals a seed, at some 3 ns each. PyTorch's second thread, which "
-    "waits for work by spinning, is on the core that draws; OMP_WAIT_POLICY=passive gives the core to it.",
+    notes="Drawing the tasks is the limit: 100,000 normals a seed, at some 3 ns each, on both cores.",
 )  # fmt: skip
 _KLIN = Workload("klin_5_seeds", "training", "lr", "klin", 1, 3.33, 1, seeds=5)
 

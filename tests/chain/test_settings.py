@@ -66,9 +66,9 @@ def test_mistakes_are_told(values, told):
     ],
 )
 def test_arguments_are_read_back_as_the_same_settings(settings):
-    from chain.__main__ import settings_of
+    from chain.__main__ import _parser, _settings
 
-    assert settings_of(["left", *settings.arguments()]) == settings
+    assert _settings(_parser().parse_args(["left", *settings.arguments()])) == settings
 
 
 def test_defaults_are_left_out_of_the_arguments():

@@ -42,6 +42,18 @@ class Unmappable(nn.Module):
         return self.head(hidden)
 
 
+class Recurrent(nn.Module):
+    """Numbers of an example one after the other, through a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.GRU(1, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, _ = self.body(x.unsqueeze(-1))
+        return self.head(outputs[:, -1])
+
+
 class HigherOmniglot(nn.Sequential):
     """The network of the MAML example that comes with the library `higher`: 64 filters, max-pooling, momentum 1."""
 

@@ -1,6 +1,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from core import TrainConfig
@@ -87,3 +88,9 @@ def test_what_is_missing_or_unknown_is_told_in_a_sentence():
 def test_a_missing_option_of_a_rule_has_the_name_it_has_here(tiny_config, method, option):
     with pytest.raises(UserError, match=f"method '{method}' needs {option}$"):
         tiny_config(method=method).make_rule()
+
+
+def test_numbers_of_an_array_are_numbers(tiny_config):
+    config = tiny_config(iterations=np.int64(5), adapt_lr=np.float32(0.5))
+    assert config == tiny_config(iterations=5, adapt_lr=0.5)
+    assert type(config.iterations) is int

@@ -11,7 +11,9 @@ from torch import nn
 
 from core import adapt, evaluate, make_optimizer, meta_gradient
 from core.errors import UserError
-from core.forward import call_with
+from core.forward import batched_forward, call_with, map_tasks
+from core.models.conv import CNN
+from core.task_parameter import TaskParameter
 from tests import naive
 from tests.core.own_modules import Unmappable, WithEverything, by_hand, episodes
 from tests.naive import NaiveRule
@@ -148,3 +150,43 @@ def test_what_is_known_of_a_module_does_not_keep_it_alive():
     del module
     gc.collect()
     assert known() is None
+
+
+class Rewritten(CNN):
+    def forward(self, x):
+        return super().forward(1 - x)
+
+
+def exchanged():
+    network = CNN(1, 3, depth=1, filters=4)
+    network.C1.relu = nn.GELU()
+    return network
+
+
+@pytest.mark.parametrize("network", [Rewritten(1, 3, depth=1, filters=4), exchanged()], ids=["class", "part"])
+def test_a_network_of_ours_that_was_changed_is_what_its_forward_says(network):
+    x = torch.rand(2, 6, 1, 8, 8)
+    theta = {name: TaskParameter(parameter.detach()[None], 2) for name, parameter in network.named_parameters()}
+    expected = torch.stack([network(one) for one in x])
+    torch.testing.assert_close(batched_forward(network, theta, x, list(theta)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_parameter_with_two_names_in_one_module_is_one():
+    module = nn.Module()
+    module.key = module.query = nn.Parameter(torch.ones(3))
+    module.forward = lambda x: x * module.key + x * module.query
+    found = call_with(module, {"key": torch.full((3,), 2.0)}, torch.ones(3))
+    assert found.tolist() == [4.0] * 3
+
+
+def test_memory_that_runs_out_is_not_taken_for_what_cannot_be_mapped():
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        map_tasks(Large(), {}, {"scale": torch.ones(())}, torch.ones(2, 3, 4))

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 
 from core import TrainConfig, adapt, evaluate, make_tasks, meta_gradient, meta_train
 from core.adaptation import one_replica, replica_meta_gradient
 from core.inner_loop import InnerLoop
 from core.models import make_model
 from core.optimizers import make_optimizer
+from core.tasks.own import TensorTasks
 from tests import naive
+from tests.core.own_modules import Recurrent, episodes
 from tests.naive import RULES, NaiveRule, Tensors
 
 pytestmark = [
@@ -93,3 +96,21 @@ def test_evaluation_on_the_gpu():
     expected = evaluate(module, rule, theta, xi, episodes, **INNER)
     found = evaluate(module.cuda(), rule, moved(theta), moved(xi), episodes.to("cuda"), **INNER)
     assert (found["loss"] - expected["loss"]).abs().max() < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:Recurrent cannot be mapped", "ignore:There is a performance drop")
+@pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), Recurrent()])
+def test_a_network_and_tasks_from_outside_are_trained_on_the_gpu(network: nn.Module, tiny_config, tmp_path):
+    config = tiny_config(
+        dataset="own:tasks", model="own:net", method="maml", points=None, iterations=2, tasks_per_iteration=2,
+        eval_tasks=2,
+    )  # fmt: skip
+    pools = {"train": episodes(4, dtype=torch.float32), "test": episodes(4, seed=1, dtype=torch.float32)}
+    runs = [
+        meta_train(config, model=network, tasks=pools, results=tmp_path / device, progress=False, device=device)
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(back(runs[1].theta), runs[0].theta, rtol=1e-3, atol=1e-4)
+    source = TensorTasks(pools, device="cuda")
+    again = meta_train(config, model=network, tasks=source, results=None, progress=False, device="cuda")
+    torch.testing.assert_close(again.theta, runs[1].theta, rtol=1e-3, atol=1e-4)

@@ -413,3 +413,75 @@ def test_requires_grad_decides_nothing_and_that_is_said():
 def test_a_run_is_shown_in_a_line():
     run = run_from_module(Small(), episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
     assert repr(run) == f"Run({run.id!r}, 'ok', 43 parameters, path=None)"
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Linear, "a model of your own is an nn.Module, or a function of a seed that makes one, not <class"),
+        (nn.LazyLinear(3), "weight has no shape yet: call the module once on an example"),
+        (nn.Linear(6, 3, dtype=torch.complex64), "weight is of torch.complex64: only parameters of floating-point"),
+        (nn.Linear(7, 3), r"Linear, with parameters of type float32, does not take support examples of shape \(6,\)"),
+        (nn.Linear(6, 3).double(), "parameters of type float64, does not take support examples of .* type float32"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_told_of_in_a_sentence(network, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run_from_module(network, episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
+    assert "\n" not in str(caught.value)
+
+
+def empty_query(part):
+    return Episodes(part.support_x, part.support_y, part.query_x[:, :0], part.query_y[:, :0])
+
+
+@pytest.mark.parametrize("change", [lambda part: part[:0], empty_query], ids=["no task", "no query"])
+def test_empty_episodes_are_refused(change):
+    part = episodes(dtype=torch.float32)
+    with pytest.raises(UserError, match="episodes are empty: "):
+        run_from_module(nn.Linear(6, 3), change(part), steps=1, adapt_lr=0.1)
+    run = run_from_module(nn.Linear(6, 3), part, steps=1, adapt_lr=0.1)
+    with pytest.raises(UserError, match="episodes are empty: "):
+        run.evaluate(change(part))
+
+
+def test_a_function_that_takes_something_else_is_told_what_it_is_given():
+    with pytest.raises(UserError, match=r"is called with \(split, num_tasks, generator\)"):
+        run_from_module(nn.Linear(6, 3), lambda: episodes(), steps=1, adapt_lr=0.1)
+
+
+def with_norm(**options):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, **options), nn.Linear(4, 3)).eval()
+
+
+def test_a_module_with_other_buffers_than_the_runs_is_refused(tiny_config, tmp_path):
+    config = tiny_config(
+        dataset="own:tasks", model="own:net", method="maml", points=None, iterations=1, tasks_per_iteration=2,
+        eval_tasks=2,
+    )  # fmt: skip
+    pools = {"train": episodes(4, dtype=torch.float32), "test": episodes(4, seed=1, dtype=torch.float32)}
+    run = meta_train(config, model=with_norm(), tasks=pools, results=tmp_path, progress=False, device="cpu")
+    load_run(run.path, model=with_norm(), tasks=pools)
+    with pytest.raises(UserError, match=r"buffers has 1.num_batches_tracked, 1.running_mean, 1.running_var"):
+        load_run(run.path, model=with_norm(track_running_stats=False), tasks=pools)
+
+
+def test_buffers_that_are_not_saved_must_not_differ_by_seed(tiny_config):
+    def make(seed):
+        network = nn.Linear(6, 3)
+        network.register_buffer("features", torch.full((2,), float(seed)), persistent=False)
+        nn.init.zeros_(network.weight)
+        nn.init.zeros_(network.bias)
+        return network
+
+    configs = [
+        tiny_config(
+            dataset="own:tasks", model="own:net", method="maml", points=None, iterations=1, tasks_per_iteration=2,
+            eval_tasks=2, seed=seed,
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    pools = {"train": episodes(4, dtype=torch.float32), "test": episodes(4, seed=1, dtype=torch.float32)}
+    with pytest.raises(UserError, match="other buffers for other seeds"):
+        meta_train_many(configs, model=make, tasks=pools, results=None, progress=False, device="cpu")

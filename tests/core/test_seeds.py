@@ -7,7 +7,7 @@ import torch
 from analysis import intervene, perturb
 from analysis.upper_bound import upper_bound
 from core import meta_train_many
-from core.seeds import derive_seed, generator
+from core.seeds import derive_seed, generator, seeded
 
 
 def test_streams_are_addressed_by_name():
@@ -70,3 +70,13 @@ def test_no_two_purposes_of_a_run_share_a_stream(tiny_config, monkeypatch):
 def test_a_name_that_would_be_that_of_another_stream_is_refused():
     with pytest.raises(ValueError, match="the words of a stream's name hold no slash, got 'a/b'"):
         derive_seed(0, "a/b")
+
+
+def test_global_generators_are_at_the_stream_within_and_as_they_were_afterwards():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with seeded(5, "a"):
+        within = torch.randn(4)
+    assert torch.equal(within, torch.randn(4, generator=generator(5, "a")))
+    assert torch.equal(torch.rand(4), expected)

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.evaluation import replica_evaluate
 from core.locks import claim
 from core.runs import is_finished, load_tensors, save_tensors
-from core.tasks import DATASETS
+from core.tasks import DATASETS, make_tasks
 from core.tasks.synthetic import SyntheticTasks
 from core.training import OPTIMIZER_STATE, Group, Interrupted
 from core.version import code_version
@@ -454,3 +454,30 @@ def test_what_is_left_beside_a_finished_run_is_removed(tiny_config, tmp_path):
         (folder / name).touch()
     meta_train(tiny_config(), results=tmp_path, progress=False)
     assert not {"state.safetensors", ".lock"} & {path.name for path in folder.iterdir()}
+
+
+def test_a_task_that_exploded_makes_no_accuracy_of_a_point(tiny_config, monkeypatch):
+    from core import training
+
+    def exploding(*arguments, **options):
+        values = replica_evaluate(*arguments, **options)
+        values[:, 0, -1, 1, 0] = 4e7  # of one task in three: the mean loss is below the bound
+        return values
+
+    monkeypatch.setattr(training, "replica_evaluate", exploding)
+    curve = meta_train(tiny_config(iterations=0), results=None, **QUIET).curve
+    assert (curve["loss"] < 2**24).all()
+    assert curve["accuracy"].isna().all()
+
+
+def test_seeds_share_the_data(tiny_config, monkeypatch):
+    from core import training
+
+    made = []
+    monkeypatch.setattr(
+        training, "make_tasks", lambda *given, **options: made.append(1) or make_tasks(*given, **options)
+    )
+    runs = meta_train_many([tiny_config(seed=seed, iterations=1) for seed in (0, 1, 2)], results=None, **QUIET)
+    assert len(made) == 1
+    alone = meta_train(tiny_config(seed=2, iterations=1), results=None, **QUIET)
+    torch.testing.assert_close(runs[2].theta, alone.theta)

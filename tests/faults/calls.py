@@ -33,7 +33,7 @@ def number_of_calls(case: Case, folder: Path) -> int:
         work = case.work.begin(folder)
 
         def do() -> int:
-            shim.fault_arm(str(folder).encode(), 0, FAILS, 0, 0)
+            shim.fault_arm(str(folder).encode(), 0, FAILS, 0)
             code = work()
             count.write_text(str(shim.fault_calls()))
             return code
@@ -54,7 +54,7 @@ def inject(case: Case, n: int, way: str, folder: Path) -> list[str]:
         work = case.work.begin(folder)
 
         def do() -> int:
-            shim.fault_arm(str(folder).encode(), n, mode, number, 0)
+            shim.fault_arm(str(folder).encode(), n, mode, number)
             try:
                 return work()
             finally:

@@ -21,10 +21,6 @@ class Ended:
     said: str
 
     @property
-    def killed(self) -> bool:
-        return self.code == -signal.SIGKILL
-
-    @property
     def shows_traceback(self) -> bool:
         return "Traceback (most recent" in self.said or "Exception ignored" in self.said
 

@@ -20,17 +20,16 @@
 enum { FAILS = 0, FAILS_FROM_THEN_ON = 1, KILLS = 2, KILLS_HALFWAY = 3 };
 
 static char folder[4096];
-static int mode, number, reads;
+static int mode, number;
 static long target, calls;
 static int armed;
 
-/* Call `fault_arm(folder, n, mode, errno, reads)`: count calls from 1; n = 0 only counts. With `reads`, of those that read. */
-void fault_arm(const char *where, long n, int what, int error, int of_reads) {
+/* Call `fault_arm(folder, n, mode, errno)`: count calls from 1; n = 0 only counts. */
+void fault_arm(const char *where, long n, int what, int error) {
     strncpy(folder, where, sizeof folder - 1);
     target = n;
     mode = what;
     number = error;
-    reads = of_reads;
     calls = 0;
     armed = 1;
 }
@@ -78,11 +77,11 @@ static int strikes(void) {
     static type (*next)(__VA_ARGS__); \
     if (next == NULL) next = (type (*)(__VA_ARGS__))dlsym(RTLD_NEXT, #name)
 
-#define WATCHED(where) (armed && !reads && (where) && strikes())
+#define WATCHED(where) (armed && (where) && strikes())
 
 static int opens_to_strike(int directory, const char *path, int flags) {
     int writes = (flags & (O_WRONLY | O_RDWR | O_CREAT | O_TRUNC)) != 0;
-    if (!armed || (flags & O_DIRECTORY) || writes == reads) return 0;
+    if (!armed || (flags & O_DIRECTORY) || !writes) return 0;
     return at_under(directory, path) && strikes();
 }
 
@@ -142,19 +141,6 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     }
 PWRITE(pwrite, off_t)
 PWRITE(pwrite64, off64_t)
-
-ssize_t read(int fd, void *bytes, size_t size) {
-    NEXT(ssize_t, read, int, void *, size_t);
-    return armed && reads && fd_under(fd) && strikes() ? -1 : next(fd, bytes, size);
-}
-
-#define PREAD(name, offset_t) \
-    ssize_t name(int fd, void *bytes, size_t size, offset_t at) { \
-        NEXT(ssize_t, name, int, void *, size_t, offset_t); \
-        return armed && reads && fd_under(fd) && strikes() ? -1 : next(fd, bytes, size, at); \
-    }
-PREAD(pread, off_t)
-PREAD(pread64, off64_t)
 
 #define OF_FD(name) \
     int name(int fd) { \

@@ -142,9 +142,9 @@ def test_what_figure_2_draws_has_no_published_number():
     marks = mark("none"), (mark("freeze C1"),), (), (mark("FC noise 0"), mark("FC noise 2", 2.0))
     found = fig2.Trace("glyphs", "", 10.0, *marks, "FC", ()).numbers
     assert [(n.condition, n.mean, n.unit) for n in found] == [
-        ("all layers adapt", 90.0, "%"),
+        ("as trained", 90.0, "%"),
         ("freeze C1", 90.0, "%"),
-        ("freeze C1, less all layers adapt", -3.0, "points"),
+        ("freeze C1, less as trained", -3.0, "points"),
         ("FC noise 0", 90.0, "%"),
         ("FC noise 2", 90.0, "%"),
         ("FC noise 2, less no noise", -3.0, "points"),

@@ -48,7 +48,8 @@ def write(folder, study, seed=0, *, status="ok", dataset="glyphs", draws=2, **ch
             accuracy_of(r.intervention, seed, r.task, r.draw) for r in frame[last].itertuples()
         ]
     frame = frame.assign(
-        run=run, dataset=dataset, model="cnn", method=config["method"], seed=seed, norm_mode="batch", task_seed=0,
+        run=run, dataset=dataset, model="cnn", method=config["method"], seed=seed, task_seed=0,
+        norm_mode=config.get("norm_mode", "batch"),
         steps=4, adapt_lr=0.5, iterations=config["iterations"], tasks_per_iteration=4,
         **{key: pd.array([value] * len(frame), dtype="Int64") for key, value in (("layers", 4), ("ways", 10),
                                                                                 ("shots", 5))},
@@ -129,3 +130,35 @@ def test_nothing_measured_is_told(tmp_path):
     write(tmp_path, "layer_roles", 0, depth=2)
     with pytest.raises(MissingTable, match="no CNN of 4 layers under MAML"):
         fig2.traces(tmp_path)
+
+
+def test_both_panels_are_of_one_training(tmp_path):
+    write(tmp_path, "layer_roles", 0)
+    write(tmp_path, "fc_noise", 1, iterations=80)
+    with pytest.raises(FigureError, match="differ in iterations"):
+        fig2.traces(tmp_path)
+
+
+def test_panels_of_other_seeds_say_so(tmp_path):
+    for seed in (0, 1):
+        write(tmp_path, "layer_roles", seed)
+    write(tmp_path, "fc_noise", 0)
+    (trace,) = fig2.traces(tmp_path).values()
+    assert "Freezing layers and noise were measured on runs of other seeds: 0, 1 and 0." in trace.caption
+
+
+def test_where_every_run_diverged_the_panels_are_empty_and_the_caption_says_why(tmp_path):
+    write(tmp_path, "layer_roles", 0, status="diverged")
+    (trace,) = fig2.traces(tmp_path).values()
+    _, axes = fig2.draw(trace)
+    assert list(axes) == ["roles"]
+    assert not [patch for patch in axes["roles"].patches if patch.get_width() < 1]
+    assert "Not averaged in: glyphs-maml-4-40-s0 (diverged)." in trace.caption
+    assert trace.tables == ("layer_roles/glyphs-maml-4-40-s0",)
+
+
+def test_how_the_networks_normalise_is_that_of_the_runs(tmp_path):
+    write(tmp_path, "layer_roles", 0, norm_mode="instance")
+    (trace,) = fig2.traces(tmp_path).values()
+    assert "statistics taken of each example alone" in " ".join(trace.caption)
+    assert "of the batch at hand" not in " ".join(trace.caption)

@@ -214,3 +214,13 @@ def test_a_missing_column_is_named(swept, monkeypatch):
     monkeypatch.setattr("figures.data.read_study", lambda *_: pd.DataFrame(whole).drop(columns="rule_parameters"))
     with pytest.raises(FigureError, match="depth_sweep lacks column rule_parameters"):
         fig3.traces(swept.folder)
+
+
+def test_a_seed_that_one_of_the_two_lost_is_left_out_of_their_difference(results):
+    for seed, accuracy in ((0, 0.2), (1, 0.8)):
+        results.compared(STUDY, "glyphs", 1, "kfc", seed, [accuracy, accuracy + 0.1], adapt_lr=0.8)
+        lost = {"status": "diverged"} if seed else {}
+        results.compared(STUDY, "glyphs", 2, "maml", seed, [0.4, 0.6], adapt_lr=0.8, **lost)
+    (gap,) = only(fig3.traces(results.folder)).gaps
+    assert gap.mean == pytest.approx(25 - 50)  # and not the mean of both seeds less that of one, 55 - 50
+    assert [seed for seed, _ in gap.seeds] == [0]

@@ -55,7 +55,7 @@ def test_every_mark_is_the_mean_over_seeds_tasks_and_draws(results, is_regressio
             assert mark.against.mean == pytest.approx(by_hand(mark.name, draws) - by_hand(reference, draws), abs=1e-12)
             assert mark.seeds == pytest.approx([by_hand(mark.name, draws, (seed,)) for seed in (0, 1)])
             assert mark.over.n == mark.against.n == TASKS
-    assert (trace.all_adapt.against.low, trace.all_adapt.against.high) == (0, 0)
+    assert (trace.as_trained.against.low, trace.as_trained.against.high) == (0, 0)
 
 
 def test_a_network_with_many_long_names_has_a_row_a_layer(results):
@@ -124,7 +124,7 @@ def test_an_intervention_under_which_a_task_diverged_is_named_and_the_others_are
     assert [mark.layer for mark in trace.alone] == list(LAYERS[:-1])
     assert [mark.std for mark in trace.noise] == [0, 1]
     assert f"Not averaged in: {run} under adapt only head (diverged on 1 of 4 tasks)." in trace.caption
-    assert f"Not averaged in: {run} under head noise 8 (diverged on 1 of 8 tasks)." in trace.caption
+    assert f"Not averaged in: {run} under head noise 8 (diverged on 1 of 4 tasks)." in trace.caption
     layer_roles.draw(trace)
 
 
@@ -134,4 +134,4 @@ def test_without_what_the_others_are_compared_with_nothing_is_drawn(results):
     frame = frame.assign(status=np.where(lost, "diverged", "ok"))
     frame.loc[lost, ["loss", "accuracy"]] = np.nan
     trace = layer_roles.from_table(results.studied("layer_roles", frame, write=False))
-    assert (trace.frozen, trace.alone, trace.all_adapt) == ((), (), None)
+    assert (trace.frozen, trace.alone, trace.as_trained) == ((), (), None)

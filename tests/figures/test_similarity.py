@@ -86,3 +86,25 @@ def test_further_networks_have_a_panel_each(results):
     table = results.studied("similarity", rows(compared=("adapted", "untrained", "another seed")), write=False)
     _, axes = similarity.draw(similarity.from_table(table))
     assert axes["another seed"].get_title() == "against another seed"
+
+
+def test_a_task_without_a_value_in_one_run_counts_in_none(results):
+    for seed in (0, 1):
+        frame = rows(seed)
+        absent = frame["task"].eq(1) & frame["layer"].eq("a") & frame["measure"].eq("cka") & (seed == 1)
+        frame["status"] = np.where(absent, "failed: a representation is the same for all examples", "ok")
+        results.studied("similarity", frame.assign(value=frame["value"].mask(absent)), seed)
+    (trace,) = similarity.traces(results.folder).values()
+    found = trace.panels["adapted"]["cka"]["a"]
+    tasks = [task for task in range(TASKS) if task != 1]
+    assert found.n == len(tasks)
+    assert found.mean == pytest.approx(np.mean([value_of("adapted", "a", "cka", t, s) for t in tasks for s in (0, 1)]))
+
+
+def test_why_a_measure_is_absent_is_what_the_table_says(results):
+    frame = rows()
+    absent = frame["measure"].eq("svcca") & frame["layer"].eq("a")
+    why = "which axis of its outputs has the features is not known"
+    frame = frame.assign(status=np.where(absent, f"failed: {why}", "ok"), value=frame["value"].mask(absent))
+    trace = similarity.from_table(results.studied("similarity", frame, write=False))
+    assert f"No SVCCA: a ({why})." in trace.caption

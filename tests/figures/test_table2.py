@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.store import read_study
-from figures import table2, tabular
+from figures import data, table2, tabular
 from figures.errors import FigureError, MissingTable
 
 STUDY = "optimizer_comparison"
@@ -159,3 +159,19 @@ def test_without_its_networks_the_table_says_what_makes_them(results):
     results.compared(STUDY, "glyphs", 4, "maml", 0, [0.5])
     with pytest.raises(MissingTable, match=r"no CNN-2 was measured .* core experiment glyphs_optimizers"):
         table2.traces(results.folder)
+
+
+def test_the_upper_bound_is_of_the_data_of_the_runs(results, monkeypatch):
+    results.compared(STUDY, "glyphs", 2, "maml", 0, [0.5])
+    results.bound("glyphs", 2, [0.9])
+    read = data.read_named
+    for fingerprint, runs in (("a", "a"), ("b", "a")):
+        monkeypatch.setattr(
+            data, "read_named", lambda *given, f=fingerprint: read(*given).assign(dataset_fingerprint=f)
+        )
+        frame = table2.read_bounds(results.folder)
+        if fingerprint == runs:
+            assert table2.bound(frame, "glyphs", "batch", {"dataset_fingerprint": runs}).mean == pytest.approx(90)
+        else:
+            with pytest.raises(FigureError, match="upper_bound of glyphs is of other data than the runs"):
+                table2.bound(frame, "glyphs", "batch", {"dataset_fingerprint": runs})

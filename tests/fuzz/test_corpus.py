@@ -35,13 +35,13 @@ def test_a_file_is_read_or_refused(name, tmp_path):
     target, data = TARGETS[name.partition("/")[0]], (SEEDS / name).read_bytes()
     (tmp_path / "warm").mkdir()
     (tmp_path / "files").mkdir()
-    start = time.monotonic()
     with Peak() as peak:
         target(data, tmp_path / "warm")  # what is imported on first use is no doing of the file
+        start = time.process_time()
         with watched():
             target(data, tmp_path / "files")
     assert peak.mib < MEMORY
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert {path.name for path in tmp_path.iterdir()} == {"warm", "files"}
 
 

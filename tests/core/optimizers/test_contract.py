@@ -105,10 +105,12 @@ def test_each_tensor_has_a_rule_of_its_own(naive_rule: NaiveRule):
         assert torch.allclose(rule.update(own, {name: p})[name], together[name], rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+# U(0) = b of the others: `test_update_is_the_dense_reference` covers it.
+WITHOUT_BIAS = {name: rule for name, rule in RULES.items() if rule.unit_norm or not rule.bias}
+
+
+@pytest.mark.parametrize("naive_rule", WITHOUT_BIAS.values(), ids=WITHOUT_BIAS)
 def test_zero_gradient_without_bias_gives_zero(naive_rule: NaiveRule):
-    if naive_rule.bias and not naive_rule.unit_norm:
-        return  # U(0) = b there: `test_update_is_the_dense_reference` covers it
     theta = make_theta()
     rule = build(naive_rule)
     zeros = {k: torch.zeros_like(v) for k, v in theta.items()}
@@ -222,7 +224,7 @@ def test_check_names_what_does_not_fit(naive_rule: NaiveRule, mistake: str):
     xi = rule.init(theta)
     rule.check(theta, xi)
     if not xi and mistake != "too many":
-        return  # nothing to leave out of an empty xi
+        pytest.skip("nothing to leave out of an empty xi")
     first = next(iter(xi), "")
     with pytest.raises(UserError, match="matrix.typo" if mistake == "too many" else first):
         rule.check(theta, changed(xi, mistake))

@@ -1,5 +1,8 @@
 """Tasks of a user's own: what they deliver, whenever it is asked for."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -92,3 +95,53 @@ def test_whatever_a_user_has_becomes_a_source():
 def test_what_cannot_be_is_told_in_a_sentence(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+def binary(labels):
+    x = torch.arange(4.0).view(1, 4, 1).expand(2, -1, -1)
+    y = torch.tensor(labels).expand(2, -1)
+    return Episodes(x, y, x + 0.5, y, kind="binary")
+
+
+def of_classes(num_classes):
+    def make(split, num_tasks, generator):
+        x = torch.randn(num_tasks, 6, 2, generator=generator)
+        y = (torch.arange(6) % (3 if split == "test" else num_classes)).expand(num_tasks, -1)
+        return Episodes(x, y, x + 1, y)
+
+    return make
+
+
+def test_labels_are_looked_at_before_anything_learns_from_them():
+    with pytest.raises(UserError, match="neither 0 nor 1"):
+        TensorTasks({"test": binary([0.0, 1.0, 0.0, 1.0]), "train": binary([-1.0, 1.0, -1.0, 1.0])})
+    tasks = FunctionTasks(of_classes(4))
+    tasks.sample("test", 2, 0)
+    with pytest.raises(UserError, match="a label of train batch 0 is 3, but the first test task has classes 0 to 2"):
+        tasks.sample("train", 2, 0)
+
+
+def test_a_function_is_in_one_thread_at_a_time():
+    inside, most = [], []
+
+    def slow(*given):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return make(*given)
+
+    tasks = FunctionTasks(slow)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda i: tasks.sample("train", 1, i), range(8)))
+    assert max(most) == 1
+
+
+def test_half_precision_has_a_fingerprint():
+    low = TensorTasks(pool(2).to(dtype=torch.bfloat16))
+    assert low.fingerprint() != TensorTasks(pool(2)).fingerprint()
+
+
+def test_sets_of_different_lengths_of_examples_are_no_overlap():
+    x, y = torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64)
+    assert TensorTasks(Episodes(x, y, torch.randn(2, 3, 7), y)).num_outputs == 1

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from core import make_model
 from core.errors import UserError
 from core.tasks.synthetic import SyntheticTasks
 
@@ -59,3 +60,15 @@ def test_input_scale_scales_points_and_nothing_else():
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         SyntheticTasks(**setting)
+
+
+def test_tasks_and_weights_do_not_depend_on_the_type_that_the_caller_prefers():
+    tasks = SyntheticTasks(points=4)
+    expected, weights = tasks.sample("test", 2, 0), make_model("lr", tasks, seed=0).state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found, again = tasks.sample("test", 2, 0), make_model("lr", tasks, seed=0).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.support_x, expected.support_x)
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
