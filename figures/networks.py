@@ -88,19 +88,21 @@ def tables_of(
     """
     groups: dict[str, dict[str, Runs]] = {}
     missing: MissingTable | None = None
+    is_there = False
     for study, needed in studies:
         try:
             runs = data.read_runs(results, study, (*COLUMNS, *needed), where, first=first)
         except MissingTable as error:
             missing = missing or error
             continue
+        is_there = True
         members: dict[str, list[str]] = {}
         for run, config in runs.configs.items():
             if of(config):
                 members.setdefault(_name(run, config), []).append(run)
         for name, chosen in members.items():
             groups.setdefault(name, {})[study] = runs.where(chosen)
-    if not groups and missing is not None:
+    if not is_there and missing is not None:
         raise missing
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for name, by_study in sorted(groups.items()):

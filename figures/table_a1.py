@@ -128,8 +128,7 @@ def _row(trace: fig3.Trace, pair: tuple[int, str], points: dict[tuple[int, str],
 def _gap_row(trace: fig3.Trace, gap: Gap) -> tuple[Cell, ...]:
     published = trace.published_gap(gap.layers)
     cells = (Cell(fig3.signed(gap.mean), gap.ends), Cell("" if published is None else fig3.signed(published, 2)))
-    seeds = Cell(str(len(gap.seeds)) if gap.seeds else "")
-    return (*cells, Cell(""), Cell(""), seeds, Cell(f"{gap.num_tasks:,}"), Cell(""))
+    return (*cells, *[Cell("")] * 3, Cell(f"{gap.num_tasks:,}"), Cell(""))
 
 
 def _count(ours: int, paper: int | None) -> Cell:

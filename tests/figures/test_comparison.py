@@ -140,7 +140,7 @@ def test_what_figure_2_draws_has_no_published_number():
         return Mark(name, "C1", std, over(90.0), (89.0, 91.0), over(-3.0), ("layer_roles/a",))
 
     marks = mark("none"), (mark("freeze C1"),), (), (mark("FC noise 0"), mark("FC noise 2", 2.0))
-    found = fig2.Trace("glyphs", "", 10.0, *marks, "FC", ()).numbers
+    found = fig2.Trace("", "accuracy", ("C1",), 10.0, *marks, "FC", (), (), dataset="glyphs").numbers
     assert [(n.condition, n.mean, n.unit) for n in found] == [
         ("as trained", 90.0, "%"),
         ("freeze C1", 90.0, "%"),

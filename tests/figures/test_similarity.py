@@ -91,14 +91,16 @@ def test_further_networks_have_a_panel_each(results):
 def test_a_task_without_a_value_in_one_run_counts_in_none(results):
     for seed in (0, 1):
         frame = rows(seed)
-        absent = frame["task"].eq(1) & frame["layer"].eq("a") & frame["measure"].eq("cka") & (seed == 1)
+        absent = frame["task"].eq(1) & frame["layer"].eq("a") & frame["measure"].eq("debiased cka") & (seed == 1)
         frame["status"] = np.where(absent, "failed: a representation is the same for all examples", "ok")
         results.studied("similarity", frame.assign(value=frame["value"].mask(absent)), seed)
     (trace,) = similarity.traces(results.folder).values()
-    found = trace.panels["adapted"]["cka"]["a"]
+    found = trace.panels["adapted"]["debiased cka"]["a"]
     tasks = [task for task in range(TASKS) if task != 1]
     assert found.n == len(tasks)
-    assert found.mean == pytest.approx(np.mean([value_of("adapted", "a", "cka", t, s) for t in tasks for s in (0, 1)]))
+    assert found.mean == pytest.approx(
+        np.mean([value_of("adapted", "a", "debiased cka", t, s) for t in tasks for s in (0, 1)])
+    )
 
 
 def test_why_a_measure_is_absent_is_what_the_table_says(results):
