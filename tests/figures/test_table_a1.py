@@ -31,7 +31,7 @@ MARKDOWN = """\
 | CNN-3 w/ KFC | not measured | 96.57 ± 0.86 |  |  |  |  |  |
 | CNN-4 | not measured | 97.56 ± 0.45 |  |  |  |  |  |
 | CNN-4 w/ KFC | not measured | 98.49 ± 0.41 |  |  |  |  |  |
-| CNN-1 w/ KFC − CNN-2 | −11.5 | +5.51 |  |  |  | 2 |  |
+| CNN-1 w/ KFC − CNN-2 | −12.5 | +5.51 |  |  |  | 2 |  |
 
 - Accuracy on test tasks in percent: mean ± standard deviation over seeds.
 - Last rows: KFC less MAML with one layer more, in points; at zero KFC is worth that layer, above it more.
