@@ -61,13 +61,11 @@ def described(name: str) -> Iterator[tuple[str, list[str] | None]]:
 
 
 def options(command: str) -> Iterator[tuple[str, None]]:
-    """The options of a command line, those that must be given marked so, and its subcommands with theirs."""
+    """The options of a command line, and its subcommands with theirs."""
     waiting = [(f"python -m {command}", import_module(f"{command}.__main__")._parser())]
     for name, parser in waiting:
         for action in parser._actions:
             yield from ((f"{name} {option}", None) for option in action.option_strings if option.startswith("--"))
-            if action.required and not isinstance(action.choices, dict):
-                yield f"{name} needs {action.option_strings[-1] if action.option_strings else action.dest}", None
             if isinstance(action.choices, dict):
                 waiting += [(f"{name} {word}", inner) for word, inner in action.choices.items()]
 
@@ -98,12 +96,11 @@ def promised() -> dict[str, list[str] | None]:
 def broken(promise: dict[str, list[str] | None], found: dict[str, list[str] | None]) -> list[str]:
     """In what ways `found` breaks the promise, in words; new names, and new parameters that may be left out, do not."""
     told = []
-    told += [f"{name}, which could be left out" for name in found if " needs " in name and name not in promise]
     for name, given in promise.items():
-        if name not in found and " needs " not in name:  # what may now be left out breaks nothing
+        if name not in found:
             told.append(f"{name} has vanished")
             continue
-        now = found.get(name)
+        now = found[name]
         if given is None or now is None:
             told += [] if given == now else [f"{name} is {'no longer' if now is None else 'now'} called"]
             continue

@@ -80,6 +80,6 @@ def test_the_latex_is_well_formed(swept):
     assert len(rows) == 9
     assert {row.count("&") for row in rows} == {7}
     assert text.count("{") == text.count("}")
-    assert r"CNN-1 w/ KFC $-$ CNN-2 & $-$11.5 & +5.51" in text
+    assert r"CNN-1 w/ KFC $-$ CNN-2 & $-$12.5 & +5.51" in text
     assert r"600 $\times$ 4" in text
     assert not set("±×−") & set(text)

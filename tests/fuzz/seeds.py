@@ -250,10 +250,7 @@ def of_archives() -> dict[str, bytes]:
     np.save(sink_of_one, arrays["images"])
     found["cache/array"] = sink_of_one.getvalue()
     found["cache/compressed"] = sink.getvalue()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (2, 1, 1, 28, 10**9)}
-    sink = io.BytesIO()
-    np.lib.format.write_array_header_1_0(sink, header)
-    found["cache/large_shape"] = zipped({"images.npy": sink.getvalue() + bytes(100), "names.npy": b""})
+    found["cache/large_shape"] = found["cache/plain"].replace(b"(2, 1, 1, 28, 28)", b"(2, 1, 1, 28, 10**9)"[:17])
     return found
 
 
