@@ -38,7 +38,7 @@ def test_to_changes_floats_only():
             {"query_x": torch.zeros(2, 4, 2), "query_y": torch.zeros(2, 4, dtype=torch.long)},
             "support has 3 tasks but query has 2",
         ),
-        ({"support_x": torch.zeros(3, 5)}, "must agree"),
+        ({"support_x": torch.zeros(3, 5)}, r"support_x must be \(tasks, examples, \*example\)"),
         ({"support_y": torch.zeros(3, 5)}, r"support_y must be class indices of type int64, got torch.float32; .*long"),
         ({"query_y": torch.zeros(3, 4, dtype=torch.int32)}, "query_y must be class indices of type int64"),
         ({"query_y": torch.zeros(3, 4, 1, dtype=torch.long)}, r"query_y must have one label an example.*\(3, 4, 1\)"),
