@@ -18,6 +18,7 @@ from pathlib import Path
 
 from analysis.errors import StudyError
 from chain import drawing, lists, locks, watching
+from chain.settings import Settings, words_of
 
 options = dict(config)
 THREADS = int(options.pop("threads", max(1, (os.cpu_count() or 2) // 2)))
@@ -50,7 +51,7 @@ try:
     if IS_RECORD:
         if unknown := sorted(options.keys() - {"preset", "results", "figures"}):
             raise StudyError(f"preset=record has the settings results and figures, not {', '.join(unknown)}")
-        names = str(options.get("figures", " ".join([*lists.FIGURES, *lists.BEYOND]))).replace(",", " ").split()
+        names = words_of(options.get("figures", [*lists.FIGURES, *lists.BEYOND]))
         FIGURES = {name: drawing.tables_there(RESULTS, name) for name in names}
         FIGURES = {name: tables for name, tables in FIGURES.items() if tables}
         TABLES = []
@@ -58,7 +59,6 @@ try:
     else:
         from chain.costs import left_to_do  # loads torch
         from chain.plan import make_plan
-        from chain.settings import Settings
 
         PLAN = make_plan(Settings.from_config({**options, "results": RESULTS}))
         FIGURES, TABLES = PLAN.figures, list(PLAN.tables)

@@ -41,12 +41,14 @@ def adaptation_path(
     wide = table[table["split"] == "query"]
     parts = []
     for probe in probes:
-        if not any(f"{probe} {layer}" in wide for layer in run.layers):
-            raise StudyError(f"probe {probe!r} gives no number of any layer; `intervene` takes such")
+        if probe in wide:
+            raise StudyError(f"probe {probe!r} gives one number, not one of each layer; `intervene` takes such")
         for layer in run.layers:
             if (column := f"{probe} {layer}") in wide:
                 part = wide[["task", "step", "status", column]].rename(columns={column: "value"})
                 parts.append(part.assign(probe=probe, layer=layer))
+    if not parts:
+        raise StudyError(f"no number of any layer of {', '.join(run.layers)} is given by {', '.join(probes)}")
     long = pd.concat(parts, ignore_index=True)
     long = long[long["value"].notna() | (long["status"] != "ok")]
     common = {name: wide[name].iloc[0] for name in ("run", "dataset", "model", "method", "seed", "task_seed")}

@@ -335,11 +335,9 @@ def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFram
             aligned.append(torch.stack(watched.found, -1) if watched.found else torch.empty(3, part.num_tasks, 0))
     parts = [as_table(torch.cat(chunks)).assign(adaptation=name) for name, chunks in values.items()]
     comparison = mark_diverged(
-        pd.concat(parts, ignore_index=True).assign(status=run_columns(run)["status"]),
-        run,
-        ["adaptation", "task"],
+        pd.concat(parts, ignore_index=True).assign(status=run_columns(run)["status"]), run, ["adaptation", "task"],
         episodes.kind,
-    )
+    )  # fmt: skip
     trained = comparison[comparison["adaptation"].eq(as_trained)]
     lost = trained["status"].ne("ok").groupby(trained["task"]).any().to_numpy()
     alignment = _alignment(run, torch.cat(aligned, 1), lost)
@@ -363,9 +361,8 @@ def _alignment(run: Run, found: Tensor, lost: np.ndarray) -> pd.DataFrame:
     """
     by_layer = _adapted_by_layer(run)
     layer_of = {tensor: layer for layer, members in by_layer.items() for tensor in members} | {WHOLE: WHOLE}
-    tensors = [
-        tensor for tensor in run.theta if tensor in layer_of
-    ]  # as they were found: layers may have another order
+    # As they were found: layers may have another order.
+    tensors = [tensor for tensor in run.theta if tensor in layer_of]
     inner = found.unflatten(2, (run.config.steps, len(tensors))).cpu().numpy()  # (3, T, steps, tensors)
     if len(tensors) > 1:
         inner, tensors = np.concatenate([inner, inner.sum(-1, keepdims=True)], -1), [*tensors, WHOLE]

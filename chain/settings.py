@@ -124,10 +124,15 @@ def kind_of(hint: Any) -> Any:
     )
 
 
+def words_of(value: Any) -> tuple[str, ...]:
+    """A list of words as it is, or of words in a row, between spaces or commas."""
+    return tuple(value) if isinstance(value, list | tuple) else tuple(str(value).replace(",", " ").split())
+
+
 def _as(name: str, value: Any, hint: Any) -> Any:
     kind = kind_of(hint)
     if typing.get_origin(kind) is tuple:
-        return tuple(str(value).replace(",", " ").split()) if not isinstance(value, list | tuple) else tuple(value)
+        return words_of(value)
     if kind in (str, Path):
         return kind(str(value))
     # Snakemake hands on some of what was typed as text.

@@ -54,9 +54,9 @@ def replica_meta_gradient(
             model, rule, theta, xi, part, loop, scale=1 / num_tasks, rematerialise=rematerialise
         )
         chunk_losses.append(losses.view(num_replicas, -1))
-        for sums, gradient in zip(total, gradients, strict=True):
-            for name, grad in gradient.items():  # in theta's precision, not that of the tasks
-                added = grad.to((theta if gradient is gradients[0] else xi)[name].dtype)
+        for sums, gradient, tensors in zip(total, gradients, (theta, xi), strict=True):
+            for name, grad in gradient.items():
+                added = grad.to(tensors[name].dtype)  # not in the precision of the tasks
                 sums[name] = sums[name] + added if name in sums else added
     g_theta, g_xi = (
         {name: sums[name] if name in sums else torch.zeros_like(like) for name, like in tensors.items()}

@@ -29,7 +29,7 @@ from core.optimizers.base import check_tensors
 from core.runs import CURVE_COLUMNS, Run, buffers_of, environment, modules_in_training
 from core.seeds import seeded
 from core.tasks import DATASETS, as_tasks
-from core.tasks.base import Episodes, TaskSource
+from core.tasks.base import Episodes, TaskSource, bytes_of
 from core.tasks.own import MakeEpisodes
 from core.version import code_version
 
@@ -273,7 +273,7 @@ def _digest(states: list[dict[str, Tensor]], modes: list[str], source: TaskSourc
     for state in states:
         for name, tensor in sorted(state.items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(bytes_of(tensor))
     if source is not None:
         digest.update(source.fingerprint().encode())
     return digest.hexdigest()

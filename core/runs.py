@@ -40,7 +40,7 @@ from core.models.layers import Groups, layers_of
 from core.optimizers import MetaOptimizer
 from core.optimizers.base import check_tensors
 from core.tasks import TaskSource, as_tasks, make_tasks
-from core.tasks.base import Episodes, TaskShape
+from core.tasks.base import Episodes, TaskShape, bytes_of
 from core.tasks.synthetic import POINTS
 
 FORMAT = 1
@@ -289,7 +289,7 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 

@@ -86,9 +86,8 @@ def _trace(**studies: pd.DataFrame) -> Trace:
     row = next(iter(studies.values())).iloc[0]
     title, _ = data.heading(row["dataset"], {str(name): value for name, value in row.items()})
     about = "In the paper: 100 test tasks; the length of the training is not stated."
-    where_from = {name: getattr(of_network, name) for name in of_network.__dataclass_fields__}
     caption = (*of_network.caption[:2], about, *of_network.caption[2:])
-    return Trace(**{**where_from, "title": title, "caption": caption}, dataset=str(row["dataset"]))
+    return Trace(**{**vars(of_network), "title": title, "caption": caption}, dataset=str(row["dataset"]))
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:

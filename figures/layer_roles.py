@@ -100,11 +100,12 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     Raises:
         FigureError: for no table, a missing column, or tables of several networks.
     """
-    given = [
-        networks.check(table, needed, study)
+    by_study = {
+        study: networks.check(table, needed, study)
         for table, (study, needed) in ((layer_roles, ROLES), (fc_noise, NOISE))
         if table is not None
-    ]
+    }
+    given = list(by_study.values())
     if not given:
         raise FigureError("give a table of layer_roles, of fc_noise, or both")
     is_regression = all(table.loc[table["status"].eq("ok"), "accuracy"].isna().all() for table in given)
@@ -119,7 +120,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         *subject.caption,
     ]
     if len({tuple(sorted(table["run"].unique())) for table in given}) > 1:
-        of_each = " and ".join(f"{', '.join(map(str, sorted(table['seed'].unique())))}" for table in given)
+        of_each = " and ".join(", ".join(map(str, sorted(table["seed"].unique()))) for table in given)
         caption.append(f"Freezing layers and noise were measured on runs of other seeds: {of_each}.")
     noisy = "" if fc_noise is None else str(fc_noise["layer"].iloc[0])
     if noise and fc_noise is not None:
@@ -135,12 +136,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         noise=tuple(sorted(noise, key=lambda mark: mark.std)),
         noisy_layer=noisy,
         caption=(*caption, *dict.fromkeys((*lost, *lost_noise))),
-        tables=tuple(
-            f"{study}/{run}"
-            for study, table in (("layer_roles", layer_roles), ("fc_noise", fc_noise))
-            if table is not None
-            for run in table["run"].unique()
-        ),
+        tables=tuple(f"{study}/{run}" for study, table in by_study.items() for run in table["run"].unique()),
     )
 
 

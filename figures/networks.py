@@ -87,23 +87,21 @@ def tables_of(
         StudyError: for a damaged table.
     """
     groups: dict[str, dict[str, Runs]] = {}
-    missing: MissingTable | None = None
-    is_there = False
+    missing: list[MissingTable] = []
     for study, needed in studies:
         try:
             runs = data.read_runs(results, study, (*COLUMNS, *needed), where, first=first)
         except MissingTable as error:
-            missing = missing or error
+            missing.append(error)
             continue
-        is_there = True
         members: dict[str, list[str]] = {}
         for run, config in runs.configs.items():
             if of(config):
                 members.setdefault(_name(run, config), []).append(run)
         for name, chosen in members.items():
             groups.setdefault(name, {})[study] = runs.where(chosen)
-    if not is_there and missing is not None:
-        raise missing
+    if len(missing) == len(studies):
+        raise missing[0]
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for name, by_study in sorted(groups.items()):
         data.belong_together(by_study.values())

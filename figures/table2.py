@@ -94,15 +94,10 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
             f"no CNN-{LAYERS} was measured in the paper's setting; {data.missing_cnns('optimizers', results, STUDY)}"
         )
     found = {
-        dataset: bound(bounds, dataset, norm_mode(estimates), next(iter(estimates.values())).configs[0])
+        dataset: bound(bounds, dataset, next(iter(estimates.values())).configs[0])
         for dataset, estimates in measured.items()
     }
     return {"table2": table(measured, found)}
-
-
-def norm_mode(estimates: Mapping[str, Estimate]) -> str:
-    """How the networks normalise, as the tables say it."""
-    return next(iter(estimates.values())).configs[0].get("norm_mode") or ""
 
 
 def read_bounds(results: str | Path) -> pd.DataFrame | None:
@@ -119,14 +114,13 @@ def read_bounds(results: str | Path) -> pd.DataFrame | None:
     return frame
 
 
-def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str, config: Mapping[str, Any]) -> Bound | None:
+def bound(frame: pd.DataFrame | None, dataset: str, config: Mapping[str, Any]) -> Bound | None:
     """The upper bound of the compared network on a data set, None if it was not measured.
 
     Args:
         frame: the tables `upper_bound`, or None.
         dataset: its name in the tables.
-        norm_mode: of the compared runs; networks that normalise otherwise are others.
-        config: of one of these runs.
+        config: of one of the compared runs; networks that normalise otherwise are others.
 
     Raises:
         FigureError: if a task is there twice, from networks or tasks of two kinds, or is of other data than the runs'.
@@ -134,6 +128,7 @@ def bound(frame: pd.DataFrame | None, dataset: str, norm_mode: str, config: Mapp
     if frame is None:
         return None
     setting = CNN_SETTINGS[data.paper_dataset(dataset)]
+    norm_mode = config.get("norm_mode") or ""
     names = frame["dataset"].eq(dataset) & frame["model"].eq("cnn") & frame["norm_mode"].eq(norm_mode)
     numbers = frame["ways"].eq(setting["ways"]) & frame["shots"].eq(setting["shots"]) & frame["layers"].eq(LAYERS)
     rows = frame[names & numbers]

@@ -328,7 +328,7 @@ def one_layer_seeds(dataset: str) -> list[float]:
 
 
 def bound(dataset: str) -> float:
-    found = table2.bound(table2.read_bounds(RESULTS), dataset, "batch", {})
+    found = table2.bound(table2.read_bounds(RESULTS), dataset, {"norm_mode": "batch"})
     assert found is not None
     return found.mean
 

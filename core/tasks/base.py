@@ -112,6 +112,11 @@ class Episodes:
         return self.map(move)
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they lie in memory, whatever their type: NumPy does not have all of PyTorch's."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def check_not_empty(episodes: Episodes) -> None:
     """See that there is a task, and something in both of its sets.
 

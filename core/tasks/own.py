@@ -10,7 +10,7 @@ import torch
 
 from core.errors import UserError, unknown_name
 from core.seeds import generator
-from core.tasks.base import SPLITS, Episodes, TaskSource, check_not_empty
+from core.tasks.base import SPLITS, Episodes, TaskSource, bytes_of, check_not_empty
 from core.tasks.overlap import warn_of_known, warn_of_shared
 
 # Batches are drawn ahead by a second thread, and what a function has beside its arguments is the user's.
@@ -24,7 +24,6 @@ class OwnTasks(TaskSource):
     name = "own:tasks"
 
     def __init__(self, like: Episodes, seed: int, device: str | torch.device) -> None:
-        check_not_empty(like)
         self.kind = like.kind
         self.example_shape = tuple(like.support_x.shape[2:])
         self.seed = seed
@@ -62,10 +61,11 @@ class TensorTasks(OwnTasks):
             raise unknown_name("split", unknown[0], SPLITS)
         if not pools:
             raise UserError(f"episodes of at least one split are needed: {', '.join(SPLITS)}")
+        for pool in pools.values():
+            check_not_empty(pool)
         like = next(iter(pools.values()))
         super().__init__(like, seed, device)
         for split, pool in pools.items():
-            check_not_empty(pool)
             if pool.kind != like.kind or pool.support_x.shape[2:] != like.support_x.shape[2:]:
                 raise UserError(
                     f"{split} episodes are {pool.kind} of {tuple(pool.support_x.shape[2:])}, others {like.kind} of "
@@ -154,9 +154,9 @@ class FunctionTasks(OwnTasks):
             raise UserError(f"the function was asked for Episodes of {num_tasks} tasks, and returned {got}")
         check_not_empty(made)
         # The first tells how many outputs a network has: a loss of more would end the process of a GPU.
-        if made.num_classes() > getattr(self, "num_outputs", math.inf):
+        if (classes := made.num_classes()) > getattr(self, "num_outputs", math.inf):
             raise UserError(
-                f"a label of {split} batch {index} is {made.num_classes() - 1}, but the first test task has classes "
+                f"a label of {split} batch {index} is {classes - 1}, but the first test task has classes "
                 f"0 to {self.num_outputs - 1}: make tasks with as many classes each"
             )
         return made.to(self.device)
@@ -197,4 +197,4 @@ def as_tasks(
 def _add(digest: "hashlib.blake2b", episodes: Episodes) -> None:
     for tensor in (episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(tensor))

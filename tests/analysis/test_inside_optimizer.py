@@ -394,8 +394,8 @@ def test_a_tensor_has_its_own_numbers_whatever_the_layers_are_called():
     assert len(set(found.xs("gradient norm", level="quantity").round(12))) > 3
 
 
-def test_of_a_regression_losses_alone_are_compared(tmp_path):
-    settings = {"dataset": "sinusoid", "shots": 5, "ways": None, "points": None, "input_scale": None}
+def test_of_a_regression_losses_alone_are_compared():
+    settings = {"dataset": "sinusoid", "shots": 5, "ways": None, "points": None, "input_scale": None, "adapt_lr": 1e-3}
     run = make_run("lr klin", **settings)
     table = inside_optimizer(run, num_tasks=2)
     assert set(of(table, aspect="comparison")["quantity"]) == {"loss"}

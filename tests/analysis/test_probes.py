@@ -246,3 +246,10 @@ def test_a_misspelt_layer_is_told_those_that_there_are(run):
         intervene(
             run, {"none": None}, probes={"p": lambda s: s.outputs("query")["FCC"].flatten(1).mean(1)}, num_tasks=1
         )
+
+
+def test_probes_that_do_not_tell_layers_apart_are_refused(run):
+    with pytest.raises(StudyError, match="probe 'loss now' gives one number, not one of each layer"):
+        adaptation_path(run, num_tasks=2, probes={"loss now": lambda snapshot: torch.zeros(2)})
+    with pytest.raises(StudyError, match="no number of any layer of C1, C2, FC is given by elsewhere"):
+        adaptation_path(run, num_tasks=2, probes={"elsewhere": lambda snapshot: {"C9": torch.zeros(2)}})

@@ -54,13 +54,15 @@ class Project:
         (folder / "killer").mkdir()
         (folder / "killer" / "sitecustomize.py").write_text(KILLER, encoding="utf-8")
 
-    def __call__(self, *options: str, kill_at: str = ":0", settings: tuple[str, ...] = ()) -> tuple[int, str]:
+    def __call__(
+        self, *options: str, kill_at: str = ":0", settings: tuple[str, ...] = (), reduced: tuple[str, ...] = TINY
+    ) -> tuple[int, str]:
         """Run the chain into `results`; returns the exit code and what was printed."""
         (self.folder / "seen").unlink(missing_ok=True)
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *options, "--config", "results=results"]
         environment = {**os.environ, "PYTHONPATH": str(self.folder / "killer"), "KILL_AT": kill_at}
         done = subprocess.run(
-            [*command, *TINY, *settings], cwd=self.folder, env=environment, capture_output=True, text=True,
+            [*command, *reduced, *settings], cwd=self.folder, env=environment, capture_output=True, text=True,
             start_new_session=True,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
@@ -261,10 +263,10 @@ def test_figures_of_the_record_are_drawn_from_what_is_there_and_load_no_torch(pr
     shutil.rmtree(project.results / "runs")
     (project.folder / "killer" / "torch.py").write_text("raise AssertionError('torch is loaded')\n")
     before = (project.results / "figures" / "fig1_synthetic.png").read_bytes()
-    code, output = project("--forcerun", "figure", settings=("preset=record",))
+    code, output = project("--forcerun", "figure", settings=("preset=record",), reduced=())
     assert (code, jobs(output)) == (0, {"figure": 1, "all": 1, "total": 2}), output
     assert (project.results / "figures" / "fig1_synthetic.png").read_bytes() == before
-    code, output = project(settings=("preset=record",))
+    code, output = project(settings=("preset=record",), reduced=())
     assert (code, jobs(output)) == (0, {})
 
 

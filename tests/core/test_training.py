@@ -172,7 +172,7 @@ def test_wall_seconds_are_those_of_the_iterations(tiny_config, monkeypatch):
 def test_a_run_looks_for_its_tasks_where_it_was_trained_on_them(tiny_config, tmp_path, monkeypatch):
     roots = []
 
-    def with_files(*, root=None, points, seed, device):
+    def with_files(*, root=None, points, seed=0, device="cpu"):
         roots.append(root)
         return SyntheticTasks(points=points, seed=seed, device=device)
 

@@ -165,13 +165,14 @@ def test_the_upper_bound_is_of_the_data_of_the_runs(results, monkeypatch):
     results.compared(STUDY, "glyphs", 2, "maml", 0, [0.5])
     results.bound("glyphs", 2, [0.9])
     read = data.read_named
-    for fingerprint, runs in (("a", "a"), ("b", "a")):
+    config = {"norm_mode": "batch", "dataset_fingerprint": "a"}
+    for fingerprint in ("a", "b"):
         monkeypatch.setattr(
             data, "read_named", lambda *given, f=fingerprint: read(*given).assign(dataset_fingerprint=f)
         )
         frame = table2.read_bounds(results.folder)
-        if fingerprint == runs:
-            assert table2.bound(frame, "glyphs", "batch", {"dataset_fingerprint": runs}).mean == pytest.approx(90)
+        if fingerprint == config["dataset_fingerprint"]:
+            assert table2.bound(frame, "glyphs", config).mean == pytest.approx(90)
         else:
             with pytest.raises(FigureError, match="upper_bound of glyphs is of other data than the runs"):
-                table2.bound(frame, "glyphs", "batch", {"dataset_fingerprint": runs})
+                table2.bound(frame, "glyphs", config)
