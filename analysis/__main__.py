@@ -14,7 +14,7 @@ from core.config import is_own
 from core.device import checked_device
 from core.errors import UserError
 from core.memory import is_out_of_memory, keep_freed_memory
-from core.runs import read_config
+from core.runs import named_run, read_config
 from core.training import Interrupted
 
 
@@ -29,8 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", help="name of a study, or all")
     parser.add_argument(
-        "--run", type=Path, nargs="+", metavar="FOLDER", dest="runs",
-        help="run folders (default: all finished runs in <results>/runs that suit the study)",
+        "--run", type=Path, nargs="+", metavar="RUN", dest="runs",
+        help="run folders, or ids of runs in --results (default: all its finished runs that suit the study)",
     )  # fmt: skip
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default results)")
     parser.add_argument("--num-tasks", type=int, default=100, help="test tasks a run is measured on (default 100)")
@@ -106,8 +106,9 @@ def _all_jobs(names: list[str], options: argparse.Namespace) -> dict[str, list[R
 
 def _load(options: argparse.Namespace) -> list[Run]:
     device = checked_device(options.device)
-    folders = options.runs
-    if folders is None:
+    if options.runs is not None:
+        folders = [named_run(name, options.results) for name in options.runs]
+    else:
         listed = list_runs(options.results)
         for row in listed[~listed["status"].str.startswith(("ok", "diverged"))].itertuples():
             print(f"skipped {row.path}: {row.status}", file=sys.stderr)

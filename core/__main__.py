@@ -18,7 +18,7 @@ from core.experiments import EXPERIMENTS, experiment
 from core.memory import is_out_of_memory, keep_freed_memory
 from core.methods import METHODS
 from core.models import MODELS
-from core.runs import Run, is_finished, list_runs, load_run, read_config
+from core.runs import Run, is_finished, list_runs, load_run, named_run, read_config
 from core.tasks import DATASETS, download
 from core.training import Interrupted, meta_train_many
 
@@ -298,8 +298,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    inside = options.results / "runs" / options.run
-    run = load_run(inside if not options.run.exists() and inside.exists() else options.run)
+    run = load_run(named_run(options.run, options.results))
     print(json.dumps({"id": run.id, "status": run.status, **run.info, "config": asdict(run.config)}, indent=2))
     print(run.curve.to_string(index=False))
     return 0

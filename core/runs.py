@@ -514,6 +514,12 @@ def _sizes_alone(config: TrainConfig, info: Mapping[str, Any], folder: Path) -> 
         raise UserError(f"{folder} describes a model that cannot be made: {one_line(error)}") from error
 
 
+def named_run(name: Path, results: Path) -> Path:
+    """The folder that somebody who types `name` means: itself, or the run of that id in `results`."""
+    inside = results / "runs" / name
+    return inside if not name.exists() and inside.exists() else name
+
+
 def list_runs(results: str | Path = "results") -> pd.DataFrame:
     """The runs under `results`/runs, finished or not.
 

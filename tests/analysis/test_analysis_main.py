@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(save
     assert main(command) == 0
     assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures
     assert "layer_roles: no run to measure" in capsys.readouterr().out
-    assert main([*command, "--run", path]) == 0
+    assert main([*command, "--run", Path(path).name]) == 0
     assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures | {
         "layer_roles",
         "fc_noise",
