@@ -951,7 +951,7 @@ BEYOND = [
 INSIDE = [
     Claim(
         RECORD,
-        "R^T (x) L is {} times the identity but for {} to {} % (distance beyond a rate over the best multiple, five "
+        "R^T (x) L is {} times the identity but for {} to {} % (distance beyond a rate over the best multiple, ten "
         "seeds), and the cosine of U(g) and g is {} [{}, {}].",
         lambda: (
             klin("best multiple").mean(),
@@ -967,7 +967,7 @@ INSIDE = [
     ),
     Claim(
         RECORD,
-        "One singular value of R0 is {}, the others {} to {}; one of R1 is {} to {}, the others {} to {} (five seeds).",
+        "One singular value of R0 is {}, the others {} to {}; one of R1 is {} to {}, the others {} to {} (ten seeds).",
         lambda: (
             np.mean(spectrum("R0", True)[0]),
             min(spectrum("R0", True)[1]),
