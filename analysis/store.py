@@ -52,7 +52,10 @@ _RUN = {
     "method": Column("str", "-", "what the run was meta-trained with: maml, klin, kfc, ..."),
     "seed": Column("int64", "-", "seed of the run: initial weights and training tasks"),
     "status": Column(
-        "str", "-", "ok; diverged: a loss was not finite, and the measurement is NaN, never chance; failed: why"
+        "str",
+        "-",
+        "ok; diverged: a loss was not finite, or a cross-entropy above 2^24 nats, and the measurement is NaN, never "
+        "chance; failed: why",
     ),
 }
 
@@ -105,12 +108,9 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "fc_noise": {
         **_RUN,
         **_SETTING,
-        **_INTERVENTION,
-        "layer": Column(
-            "str",
-            "-",
-            "the last layer, which gets the noise; of those that adapted in training, it and the one before it do",
-        ),
+        "intervention": Column("str", "-", "the noise, by its strength; the layers before the last two are frozen in all"),
+        "draw": _INTERVENTION["draw"],
+        "layer": Column("str", "-", "the last layer, which gets the noise before it and the one before it adapt"),
         "std": Column(
             "float64", "scale of the layer", "standard deviation of the noise, in root mean squares of its weights"
         ),
