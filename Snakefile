@@ -18,10 +18,9 @@ from pathlib import Path
 
 from analysis.errors import StudyError
 from chain import drawing, lists, locks, watching
-from chain.settings import Settings, words_of
+from chain.settings import Settings, as_setting, words_of
 
 options = dict(config)
-THREADS = int(options.pop("threads", max(1, (os.cpu_count() or 2) // 2)))
 # Of the record: whatever was measured is drawn, and nothing is trained.
 IS_RECORD = options.get("preset") == "record"
 RESULTS = Path(options.get("results", "results" if IS_RECORD else "reproduced"))
@@ -40,6 +39,7 @@ def table_paths(tables):
 
 
 try:
+    THREADS = as_setting("threads", options.pop("threads", max(1, (os.cpu_count() or 2) // 2)), int)
     if workflow.is_main_process:
         if not workflow.output_settings.dryrun:
             LOCK = locks.lock(RESULTS / "chain" / ".lock", f"the chain in {RESULTS}")

@@ -9,7 +9,7 @@ from bounds import Refused, text
 from bounds.whole import write_whole
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, rename it when it is whole, and return `path`.
 
     Raises:

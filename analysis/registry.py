@@ -7,7 +7,7 @@ line in `STUDIES`; one that trains runs of its own has its line in `STANDALONE`.
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from analysis.when_shallow_fails import DEFAULT, Size, when_shallow_fails
 from core import Run, TrainConfig, make_tasks
 from core.config import is_own
 from core.models.conv import MAX_DEPTH
-from core.tasks.base import TaskSource
+from core.tasks.base import TaskSource, bytes_of
 from core.version import code_version
 
 
@@ -280,7 +280,7 @@ def up_to_date(
     if force or not path.exists():
         return False
     if is_done(results, study, id, settings):
-        return True
+        return run is None or is_of_the_data(study, read_provenance(path), run.info.get("dataset_fingerprint"))
     try:
         found = read_provenance(path)["settings"]
     except StudyError as error:
@@ -326,6 +326,7 @@ def carry_out(
     chosen = study_named(study)
     if not chosen.suits(run.config):
         raise StudyError(f"run {run.id} does not suit study {study!r}: {chosen.about}")
+    code_version("core", "analysis")  # asked once a process: by the end of a long study another may be checked out
     fingerprint = _fingerprint(study, run, seed)
     _check_data(study, run, fingerprint)
     start = time.perf_counter()
@@ -347,7 +348,7 @@ def _carry_out_standalone(
     results: str | Path, study: str, num_tasks: int, seed: int, command: str | None, progress: bool
 ) -> Path:
     chosen = _standalone(study)
-    code_version("core", "analysis")  # asked once a process: by the end of long training another may be checked out
+    code_version("core", "analysis")  # as in `carry_out`
     start = time.perf_counter()
     frame = chosen.measure(num_tasks, seed, progress)
     origin = provenance(
@@ -360,13 +361,21 @@ def _carry_out_standalone(
     return write_table(results, study, table_id(study, None, seed=seed), frame, origin)
 
 
+def is_of_the_data(study: str, provenance: Mapping[str, Any], fingerprint: str | None) -> bool:
+    """Whether a table was measured on the data that a run with this fingerprint was trained on.
+
+    Only a bound of networks trained on test tasks alone can be of others: no digest of a run is among its settings.
+    """
+    return study != "upper_bound" or fingerprint in (None, provenance["dataset_fingerprint"])
+
+
 def run_digest(run: Run) -> str:
     """Digest of what was trained: weights and curve. The id does not tell whether a run was trained again."""
     digest = hashlib.blake2b(digest_size=8)
     parts = [("", run.theta), ("xi.", run.xi), ("buffer.", run.buffers)]
     for name, tensor in sorted((f"{start}{name}", tensor) for start, part in parts for name, tensor in part.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(bytes_of(tensor))
     digest.update(run.curve.to_csv(index=False).encode())
     return digest.hexdigest()
 
@@ -376,7 +385,7 @@ def _fingerprint(study: str, run: Run, seed: int) -> str:
     if study == "ceilings" or (study == "linear_collapse" and run.config.dataset == "synthetic"):
         return _fresh(run, seed).fingerprint()
     if not study_named(study).meets_tasks:
-        return str(run.info["dataset_fingerprint"])
+        return str(run.info.get("dataset_fingerprint", ""))  # runs of the first versions have none
     return run.tasks(seed=seed).fingerprint()
 
 

@@ -108,7 +108,7 @@ SCHEMAS: dict[str, dict[str, Column]] = {
     "fc_noise": {
         **_RUN,
         **_SETTING,
-        "intervention": Column("str", "-", "the noise, by its strength; the layers before the last two are frozen in all"),
+        "intervention": Column("str", "-", "the noise, by its strength; all layers but the last two are frozen"),
         "draw": _INTERVENTION["draw"],
         "layer": Column("str", "-", "the last layer, which gets the noise before it and the one before it adapt"),
         "std": Column(
@@ -590,40 +590,35 @@ def _digest(text: bytes) -> bytes:
 def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = bounds.parquet.read_table(path, checksums=True)
-        text = (table.schema.metadata or {}).get(METADATA_KEY)
-        provenance = None if text is None else bounds.text.parse_json(text, f"the provenance of {path}")
+        words = table.schema.metadata or {}
+        text = words.get(METADATA_KEY)
+        found = None if text is None else bounds.text.parse_json(text, f"the provenance of {path}")
     except FileNotFoundError:
         raise StudyError(f"{path} does not exist") from None
     except OSError as error:
         raise StudyError(f"{path} is truncated, damaged or no parquet file") from error
     except bounds.Refused as error:
         raise StudyError(str(error)) from error
-    words = table.schema.metadata or {}
-    text = words.get(METADATA_KEY)
     if text is not None and words.get(DIGEST_KEY, b"") not in (b"", _digest(text)):
         raise StudyError(f"{path} is damaged: its provenance is not what was written")
-    try:
-        provenance = json.loads(text) if text is not None else None
-    except ValueError:
-        provenance = None
-    if not isinstance(provenance, dict):
+    if not isinstance(found, dict):
         raise StudyError(f"{path} is a parquet file, but no table of adaptlens: it has no provenance")
-    if (version := provenance.get("schema_version")) != SCHEMA_VERSION:
+    if (version := found.get("schema_version")) != SCHEMA_VERSION:
         newer = ", and a newer one wrote the file" if isinstance(version, int) and version > SCHEMA_VERSION else ""
         raise StudyError(
             f"{path} has schema version {version!r}; this version of adaptlens reads {SCHEMA_VERSION}{newer}"
         )
-    study = provenance.get("study")
+    study = found.get("study")
     if not isinstance(study, str) or study not in SCHEMAS:
         raise StudyError(f"{path} is of study {study!r}, which this version does not know")
     for key, kind in _PROVENANCE_TYPES.items():
-        if not isinstance(provenance.get(key), kind):
+        if not isinstance(found.get(key), kind):
             raise StudyError(f"the provenance of {path} does not say its {key} as it should")
-    expected = {name: _ARROW[column.dtype] for name, column in SCHEMAS[provenance["study"]].items()}
+    expected = {name: _ARROW[column.dtype] for name, column in SCHEMAS[study].items()}
     columns = {field.name: field.type for field in table.schema}
     if wrong := [name for name in sorted(expected.keys() | columns.keys()) if expected.get(name) != columns.get(name)]:
-        raise StudyError(f"{path} has other columns than study {provenance['study']!r}: {listed(wrong)}")
-    return table.select(list(expected)), provenance
+        raise StudyError(f"{path} has other columns than study {study!r}: {listed(wrong)}")
+    return table.select(list(expected)), found
 
 
 def _check_measured(study: str, frame: pd.DataFrame) -> None:

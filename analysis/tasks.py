@@ -34,7 +34,7 @@ def check_num_tasks(source: TaskSource, num_tasks: int) -> None:
     """
     if num_tasks < 1:
         raise StudyError(f"num_tasks must be at least 1, got {num_tasks}")
-    pools = getattr(source, "pool_sizes", None)
+    pools = source.pool_sizes
     if pools is not None and "test" not in pools:
         raise StudyError(f"there are no test episodes, only {', '.join(pools)}")
     if pools is not None and num_tasks > pools["test"]:

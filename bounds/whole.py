@@ -15,7 +15,7 @@ except ImportError:  # Windows
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as `tempfile.mkstemp` names them here
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, and rename it when it is whole and on the disk.
 
     A process that is killed, or a disk that is full, leaves what was at `path` before. The temporary files that

@@ -14,7 +14,7 @@ from typing import Any
 
 from analysis.errors import StudyError, unknown_name
 from analysis.files import read_json
-from analysis.registry import STUDIES, table_of
+from analysis.registry import STUDIES, is_of_the_data, table_of
 from analysis.store import read_provenance, table_path
 from chain.lists import FIGURES, TABLES, Needs
 from chain.settings import Settings
@@ -116,15 +116,27 @@ class Plan:
         """Whether a table is there and readable, of the run as it is now, with the test tasks that are asked for."""
         config = self.source(study, table)
         try:
-            found = read_provenance(self.path(study, table))["settings"]
+            provenance = read_provenance(self.path(study, table))
         except StudyError:
             return False
+        if not is_of_the_data(study, provenance, _trained_on(self.results / "runs" / config.id)):
+            return False
+        found = provenance["settings"]
         expected: dict[str, Any] = {}
         if STUDIES[study].meets_tasks:
             expected |= {"num_tasks": self.settings.all_num_tasks, "seed": TASK_SEED}
         if "run_digest" in found:
             expected["run_digest"] = _digests(self.record(self.group_of(study, table))).get(config.id)
         return all(found.get(key) == value for key, value in expected.items())
+
+
+def _trained_on(folder: Path) -> str | None:
+    """The fingerprint of the data that a run was trained on, None where it does not say."""
+    try:
+        found = read_json(folder / "run.json")
+    except StudyError:
+        return None
+    return found.get("dataset_fingerprint") if isinstance(found, dict) else None
 
 
 def _digests(record: Path) -> dict[str, str]:

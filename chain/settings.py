@@ -101,7 +101,7 @@ class Settings:
             if name not in known:
                 raise unknown_name("setting", name, known)
             if value is not None:
-                found[name] = _as(name, value, kinds[name])
+                found[name] = as_setting(name, value, kinds[name])
         return cls(**found)
 
     def arguments(self) -> list[str]:
@@ -129,7 +129,12 @@ def words_of(value: Any) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list | tuple) else tuple(str(value).replace(",", " ").split())
 
 
-def _as(name: str, value: Any, hint: Any) -> Any:
+def as_setting(name: str, value: Any, hint: Any) -> Any:
+    """The value of a setting as what its hint says.
+
+    Raises:
+        StudyError: for a value of another type.
+    """
     kind = kind_of(hint)
     if typing.get_origin(kind) is tuple:
         return words_of(value)

@@ -12,7 +12,7 @@ from core.chunking import Chunk
 from core.config import TrainConfig
 from core.device import checked_device
 from core.runs import is_finished
-from core.tasks import make_tasks
+from core.sources import shared_sources
 from core.tasks.base import SPLITS, TaskSource, concatenate
 from core.training import Group, is_curve_point
 
@@ -56,9 +56,9 @@ def estimate(
         if not is_finished(Path(results) / "runs" / config.id):
             families[replace(config, seed=0)].append(config)
     seconds = 0.0
+    source_of = shared_sources(root, where)
     for family in families.values():
-        sources = [make_tasks(c.dataset, seed=c.seed, root=root, device=where, **c.task_options()) for c in family]
-        seconds += _seconds(family, sources, where, tasks_per_chunk)
+        seconds += _seconds(family, [source_of(config) for config in family], where, tasks_per_chunk)
     runs = [config for family in families.values() for config in family]
     return Cost(len(runs), sum(config.iterations for config in runs), seconds / 3600)
 

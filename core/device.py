@@ -6,11 +6,13 @@ from core.errors import UserError
 
 
 def checked_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name; the GPU if there is one, else the CPU, for None.
+    """The device of that name, a CPU or CUDA; the GPU if there is one, else the CPU, for None.
 
     Raises:
-        UserError: if there is no such device here.
+        UserError: if there is no such device here, or of another kind.
     """
+    if device is not None and str(device).split(":")[0] in ("mps", "xpu"):  # no float64, which curves are measured in
+        raise UserError(f"device {str(device)!r} is of a kind that is not supported; there are cpu and cuda")
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # With its number: each thread has a current GPU of its own, and a new one the first.

@@ -22,7 +22,7 @@ from torch import Tensor
 from core.adaptation import replica_slice
 from core.compilation import MetaGradient
 from core.errors import UserError
-from core.tasks.base import Episodes
+from core.tasks.base import Episodes, bytes_of
 
 T = TypeVar("T")
 Wishes = Callable[[], tuple[bool, bool]]
@@ -168,7 +168,7 @@ class Team(Alone):
         """
         digest = hashlib.blake2b(digest_size=7)  # 7 bytes: an int64 of either sign
         for tensor in tensors:
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(bytes_of(tensor))
         number = int.from_bytes(digest.digest())
         extremes = torch.tensor([number, -number], device=self.device)
         self._all_reduce(extremes, dist.ReduceOp.MAX)

@@ -12,7 +12,7 @@ from bounds.whole import write_whole
 from core.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, and rename it when it is whole, see `bounds.whole`.
 
     Raises:

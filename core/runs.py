@@ -252,11 +252,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     words = json.dumps(metadata, sort_keys=True)
     text = {"adaptlens": words, "digest": _digest(words, plain)}
     # Not by `save_file`, which has a temporary file of its own, and leaves that where it is killed.
-    write_atomically(path, lambda temporary: _write_bytes(temporary, save(plain, metadata=text)))
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(plain, metadata=text)))
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -433,7 +429,7 @@ def load_run(
         sizes = {name: buffer.shape for name, buffer in buffers_of(model).items()}
         check_tensors(f"{folder / 'weights.safetensors'}: buffers", parts["buffer"], sizes, f"model {config.model!r}")
     source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
-    if source is not None and source.fingerprint() != info["dataset_fingerprint"]:
+    if source is not None and source.fingerprint() != info.get("dataset_fingerprint"):
         raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")
     if model is not None:
         model = without_dropout(deepcopy(model))

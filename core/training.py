@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from bounds.words import shown
 from core.adaptation import replica_meta_gradient, replica_slice
 from core.chunking import AUTO, Chunk, checked_chunk, fastest_chunk, kept_chunk
 from core.compilation import MetaGradient, compile_meta_gradient
@@ -55,7 +56,8 @@ from core.runs import (
     tidy,
     write_config,
 )
-from core.tasks import TaskSource, as_tasks, make_tasks
+from core.sources import shared_sources
+from core.tasks import TaskSource
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import Episodes, concatenate
 from core.threads import iteration_gflop, suitable_threads, threads
@@ -98,6 +100,8 @@ class Group:
         team: Alone = ALONE,
     ) -> None:
         config = configs[0]
+        for source in sources:
+            _check_num_tasks(source, config)
         self.configs = list(configs)
         self.sources = list(sources)
         self.results = results
@@ -159,9 +163,14 @@ class Group:
 
     @property
     def progress(self) -> str:
-        """Loss of the last iteration and the curve's last test accuracy, means over the runs, for people."""
+        """Loss of the last iteration and accuracy at the end of the curve (of its last split), means over runs."""
         accuracy = sum(curve[-1][3] for curve in self.curves) / len(self.curves)
-        return f"loss {self.loss.mean().item():.3f} test acc {accuracy:.3f}"
+        return f"loss {self.loss.mean().item():.3f} {self.curves[0][-1][1]} acc {accuracy:.3f}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the runs' data, which no seed changes."""
+        return self.sources[0].fingerprint()
 
     def _fresh_model(self, config: TrainConfig, source: TaskSource) -> nn.Module:
         if self._own_model is not None:
@@ -204,7 +213,8 @@ class Group:
     def _meta_gradient(self, episodes: Episodes) -> MetaGradient:
         """The meta-gradient of these tasks, which are this process's share."""
         if self.chooses_chunk and self.tasks_per_chunk is None:
-            self.tasks_per_chunk = self._chosen_chunk(episodes)
+            # The same in all processes: a state has one.
+            self.tasks_per_chunk = self.team.from_first(lambda: self._chosen_chunk(episodes))
         if not self.compile:
             return self._uncompiled(episodes, self.tasks_per_chunk)
         if len(self.configs) not in self._compiled:
@@ -321,7 +331,7 @@ class Group:
             "iterations_done": self.iteration,
             "example_shape": list(self.sources[i].example_shape),
             "num_outputs": self.sources[i].num_outputs,
-            "dataset_fingerprint": self.sources[i].fingerprint(),
+            "dataset_fingerprint": self.fingerprint,
         }
         if self._own_model is not None:
             info["modules_in_training"] = modules_in_training(self.model)
@@ -374,6 +384,8 @@ class Group:
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "tasks_per_chunk": self.tasks_per_chunk,
+                "dataset_fingerprint": self.fingerprint,
+                "loss": loss if math.isfinite(loss := self.loss[i].item()) else None,
                 "curve": self.curves[i],
                 "optimizer": {count: float(self.optimizer.steps) for count in counts},
             }
@@ -383,20 +395,28 @@ class Group:
         """Go on from saved states, one for each run, all at one iteration.
 
         Raises:
-            UserError: if tensors are missing, unknown or of another shape.
+            UserError: if tensors are missing, unknown or of another shape, or training began on other data.
         """
         metadata = states[0][1]
         kinds = OPTIMIZER_STATE[self.configs[0].meta_optimizer][0] if metadata["iteration"] else ()
         expected = {name: tensor.shape[1:] for name, tensor in self._tensors().items()}
         expected |= {f"optimizer.{kind}.{name}": shape for kind in kinds for name, shape in expected.items()}
         assert self.results is not None
-        for config, (tensors, _) in zip(self.configs, states, strict=True):
+        for config, (tensors, meta) in zip(self.configs, states, strict=True):
             path = self.results / "runs" / config.id / "state.safetensors"
             check_tensors(f"{path}: state", tensors, expected, "this run")
+            # Older states have none.
+            if (began_on := meta.get("dataset_fingerprint")) not in (None, self.fingerprint):
+                raise UserError(
+                    f"{path} is of training on other data than are found here (fingerprint {shown(began_on)}, not "
+                    f"{self.fingerprint}): its training classes may be test classes here; name the folder of its data "
+                    "by --data-dir or root="
+                )
         self.iteration, self.seconds = metadata["iteration"], metadata["seconds"]
         if self.chooses_chunk:
             self.tasks_per_chunk = metadata.get("tasks_per_chunk")  # chosen once a run, so that it goes on bit for bit
         self.curves = [[tuple(row) for row in meta["curve"]] for _, meta in states]
+        self.loss = torch.tensor([math.nan if meta.get("loss") is None else meta["loss"] for _, meta in states])
 
         def stacked(key: str) -> Tensor:
             return torch.stack([tensors[key] for tensors, _ in states]).to(self.device)
@@ -405,6 +425,18 @@ class Group:
             tensor.copy_(stacked(name))
         moments = {kind: {name: stacked(f"optimizer.{kind}.{name}") for name in self._tensors()} for kind in kinds}
         self.optimizer.restore(moments, int(metadata["optimizer"].get("step", self.iteration)))
+
+
+def _check_num_tasks(source: TaskSource, config: TrainConfig) -> None:
+    """See that `source` has as many tasks as a run draws at once.
+
+    Raises:
+        UserError: if it has not.
+    """
+    for split, size in (source.pool_sizes or {}).items():
+        drawn = config.eval_tasks if split != "train" else max(config.tasks_per_iteration, config.eval_tasks)
+        if drawn > size:
+            raise UserError(f"{drawn} tasks asked for, but the {split} pool of {source.name} has {size}")
 
 
 def _named(theta: Mapping[str, Tensor], xi: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -438,8 +470,8 @@ def _is_state(metadata: Mapping[str, Any], config: TrainConfig) -> bool:
     numbers = [seconds, *metadata["optimizer"].values()] if isinstance(metadata["optimizer"], dict) else [math.nan]
     if type(iteration) is not int or not 0 <= iteration <= config.iterations or not isinstance(curve, list):
         return False
-    chunk = metadata.get("tasks_per_chunk")  # older states have none
-    if chunk is not None and (type(chunk) is not int or chunk < 1):
+    chunk, loss = metadata.get("tasks_per_chunk"), metadata.get("loss")  # older states have none
+    if (chunk is not None and (type(chunk) is not int or chunk < 1)) or type(loss) not in (float, int, type(None)):
         return False
     kinds = [(int,), (str,), (float, int), (float, int), (int,)]  # as in CURVE_COLUMNS
     return all(type(number) in (float, int) and 0 <= number < math.inf for number in numbers) and all(
@@ -604,18 +636,7 @@ def meta_train_many(
         own = None if model is None else fresh_module(model, config.seed)
         return load_run(folder_of(config), device=where, model=own, tasks=tasks)
 
-    sources: dict[Any, TaskSource] = {}
-
-    def source_of(config: TrainConfig) -> TaskSource:
-        options = config.task_options()
-        key = (config.dataset, tuple(options.items()))
-        if key not in sources:  # seeds share the data
-            sources[key] = (
-                make_tasks(config.dataset, root=root, device=where, **options)
-                if tasks is None
-                else as_tasks(tasks, device=where)
-            )
-        return sources[key].with_seed(config.seed)
+    source_of = shared_sources(root, where, tasks)
 
     def group_of(family: list[TrainConfig]) -> Group:
         group = Group(
@@ -782,7 +803,7 @@ def _log(writer: Any, group: Group) -> None:
     if writer is None:
         return
     for config, curve in zip(group.configs, group.curves, strict=True):
-        for iteration, split, loss, accuracy, _ in curve[-3:]:
+        for iteration, split, loss, accuracy, _ in curve[-len(group.sources[0].splits) :]:
             writer.add_scalar(f"loss/{split}/seed {config.seed}", loss, iteration)
             writer.add_scalar(f"accuracy/{split}/seed {config.seed}", accuracy, iteration)
 

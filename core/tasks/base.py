@@ -1,7 +1,7 @@
 """Episodes and where they come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -169,6 +169,7 @@ class TaskSource(ABC):
         num_outputs: what a model has to output: `ways`, or 1 logit for binary tasks.
         seed: the user's seed of every random stream of this source.
         splits: those that there are tasks of; all, but for tasks of a user's own.
+        pool_sizes: how many tasks there are of each split; None where there are new ones for ever.
     """
 
     name: str
@@ -178,6 +179,7 @@ class TaskSource(ABC):
     num_outputs: int
     seed: int
     splits: tuple[str, ...] = SPLITS
+    pool_sizes: Mapping[str, int] | None = None
 
     @abstractmethod
     def draw(self, split: str, num_tasks: int, index: int) -> Episodes:

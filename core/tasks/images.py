@@ -214,7 +214,10 @@ class ImageTasks(TaskSource):
         """Images (T, ways * k, C, H, W) and labels (T, ways * k) of the indices `flat`, (T, ways, k)."""
         num_tasks, ways, k = flat.shape
         rows = self._images[split].flatten(0, 1).flatten(1)
-        x = rows.index_select(0, flat.reshape(-1).to(self.device)).to(torch.float32).div_(255)
+        chosen = flat.reshape(-1)
+        if self.device.type == "cuda":  # from other memory the copy would wait for all that the GPU has still to do
+            chosen = chosen.pin_memory()
+        x = rows.index_select(0, chosen.to(self.device, non_blocking=True)).to(torch.float32).div_(255)
         x = x.view(num_tasks, ways * k, *self.example_shape)
         if self._normalisation is not None:
             mean, std = self._normalisation

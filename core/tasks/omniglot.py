@@ -233,11 +233,7 @@ def _download(name: str, folder: Path) -> None:
         _refuse_html(content, archive, name)
         if (got := hashlib.sha256(content).hexdigest()) != sha256:
             raise UserError(f"the download of {archive} has SHA-256 {got}, not {sha256}, and was not kept")
-        write_atomically(folder / archive, functools.partial(_write_bytes, content))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+        write_atomically(folder / archive, functools.partial(Path.write_bytes, data=content))
 
 
 def _fetch(url: str) -> bytes:
@@ -270,7 +266,7 @@ def _find(name: str, folder: Path) -> tuple[str, Callable[[], Drawings]]:
         if all(part.is_dir() for part in extracted):
             return _open_trees(extracted)
         # One of two would pass for the whole.
-        if some := [archive for archive in archives if (place / archive).exists()]:
+        if some := [archive for archive in archives if (place / archive).is_file()]:
             (missing,) = set(archives) - set(some)
             raise UserError(f"{place} has {some[0]} but not {missing}: {_advice(name)}")
     for place in _places(folder):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from analysis import registry
 from analysis.errors import StudyError
 from analysis.registry import (
     STANDALONE,
@@ -67,6 +68,37 @@ def test_a_run_is_not_measured_on_other_data_than_it_was_trained_on(saved_cnn, s
         carry_out(saved_cnn, study, run, num_tasks=1)
     del run.info["dataset_fingerprint"]  # as runs of the first versions are
     carry_out(saved_cnn, study, run, num_tasks=1)
+    carry_out(saved_cnn, "training_curves", run)
+
+
+def test_a_bound_on_other_data_is_stale(saved_cnn):
+    run = next(run for run in runs_in(saved_cnn).values() if STUDIES["upper_bound"].suits(run.config))
+    carry_out(saved_cnn, "upper_bound", run, num_tasks=1)
+    assert up_to_date(saved_cnn, "upper_bound", run, num_tasks=1, seed=0)
+    run.info["dataset_fingerprint"] = "0123456789abcdef"
+    assert not up_to_date(saved_cnn, "upper_bound", run, num_tasks=1, seed=0)
+
+
+def test_the_version_is_that_of_the_code_that_measures(saved, monkeypatch):
+    run, asked = runs_in(saved)["lr", "maml"], []
+    monkeypatch.setattr(registry, "code_version", lambda *folders: asked.append(folders))
+
+    def measure(*arguments):
+        assert asked == [("core", "analysis")]
+        raise StudyError("far enough")
+
+    monkeypatch.setitem(STUDIES, "post_adaptation", replace(STUDIES["post_adaptation"], measure=measure))
+    with pytest.raises(StudyError, match="far enough"):
+        carry_out(saved, "post_adaptation", run, num_tasks=2)
+
+
+def test_the_digest_is_of_the_bytes_and_takes_any_precision(saved):
+    run = runs_in(saved)["lr", "maml"]
+    low = replace(run, theta={name: tensor.bfloat16() for name, tensor in run.theta.items()})
+    assert run_digest(low) not in (
+        run_digest(run),
+        run_digest(replace(low, theta=run.theta | {"fc.weight": low.theta["fc.weight"] + 1})),
+    )
 
 
 def test_ceilings_are_of_the_tasks_and_not_of_the_run(saved):

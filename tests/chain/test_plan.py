@@ -185,3 +185,16 @@ def test_a_table_of_another_training_of_the_run_is_late(made, tiny):
     record = plan.record(plan.group_of(*table))
     record.write_text(record.read_text().replace(digest, "0" * 16))
     assert left(plan) == ([], [table])
+
+
+def test_a_bound_on_other_data_than_the_runs_is_late(made, tiny, monkeypatch):
+    """No figure of the tiny plan has one: any of its tables stands for it."""
+    monkeypatch.setattr(
+        "chain.plan.is_of_the_data", lambda study, origin, trained_on: origin["dataset_fingerprint"] == trained_on
+    )
+    plan = make_plan(tiny(made))
+    study, table = next(pair for pair in plan.tables if pair[0] == "post_adaptation")
+    assert plan.is_measured(study, table)
+    path = made / "runs" / plan.source(study, table).id / "run.json"
+    write_json(path, read_json(path) | {"dataset_fingerprint": "0123456789abcdef"})
+    assert not plan.is_measured(study, table)

@@ -10,6 +10,7 @@ import torch
 
 from core import load_run, meta_train, meta_train_many
 from core.adaptation import replica_meta_gradient
+from core.distributed import ProcessLost
 from core.errors import UserError
 from core.evaluation import replica_evaluate
 from core.locks import claim
@@ -219,6 +220,36 @@ def test_an_interrupted_run_resumes_bit_for_bit(tiny_config, tmp_path, monkeypat
     assert steps_made == list(range(6))
 
 
+def test_training_does_not_go_on_with_other_data(tiny_config, tmp_path, monkeypatch, steps_made):
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        meta_train(tiny_config(), results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    fingerprint = SyntheticTasks.fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(SyntheticTasks, "fingerprint", lambda source: "0123456789abcdef")
+        with pytest.raises(UserError, match=r"state.safetensors is of training on other data than are found here "):
+            meta_train(tiny_config(), results=tmp_path, **QUIET)
+    assert SyntheticTasks.fingerprint is fingerprint
+    without("dataset_fingerprint")(next(tmp_path.rglob("state.safetensors")))  # as older states are
+    assert meta_train(tiny_config(), results=tmp_path, **QUIET).status == "ok"
+
+
+def test_a_last_loss_that_exploded_is_not_forgotten_by_a_state(tiny_config, tmp_path, monkeypatch):
+    """Of groups that walk side by side, a state may be saved after the last iteration of one."""
+
+    def lost(group):
+        raise ProcessLost("another process has ended")
+
+    monkeypatch.setattr("core.training.EXPLODED", 0.01)  # which no loss of these runs is below
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "finish", lost)
+        with pytest.raises(ProcessLost):
+            meta_train(tiny_config(), results=tmp_path, **QUIET)
+    assert load_tensors(next(tmp_path.rglob("state.safetensors")))[1]["iteration"] == 6
+    assert meta_train(tiny_config(), results=tmp_path, **QUIET).status == "diverged at iteration 6"
+
+
 def without(*names):
     """Leaves tensors or metadata of these names out of a saved state."""
 
@@ -256,6 +287,7 @@ def widened(path):
         (without("seconds", "curve"), "state.safetensors lacks curve, seconds; delete it"),
         (without("optimizer"), "state.safetensors lacks optimizer, step; delete it"),
         (without("step"), "state.safetensors lacks step; delete it"),
+        (changed(loss="low"), "state.safetensors does not say where the training was; delete it"),
         (changed(iteration=7), "state.safetensors does not say where the training was; delete it"),
         (changed(iteration=1.5), "state.safetensors does not say where the training was; delete it"),
         (changed(tasks_per_chunk="2"), "state.safetensors does not say where the training was; delete it"),
@@ -471,13 +503,68 @@ def test_a_task_that_exploded_makes_no_accuracy_of_a_point(tiny_config, monkeypa
 
 
 def test_seeds_share_the_data(tiny_config, monkeypatch):
-    from core import training
+    from core import sources
 
     made = []
     monkeypatch.setattr(
-        training, "make_tasks", lambda *given, **options: made.append(1) or make_tasks(*given, **options)
+        sources, "make_tasks", lambda *given, **options: made.append(1) or make_tasks(*given, **options)
     )
     runs = meta_train_many([tiny_config(seed=seed, iterations=1) for seed in (0, 1, 2)], results=None, **QUIET)
     assert len(made) == 1
     alone = meta_train(tiny_config(seed=2, iterations=1), results=None, **QUIET)
     torch.testing.assert_close(runs[2].theta, alone.theta)
+
+
+def test_runs_side_by_side_are_measured_on_tasks_that_are_drawn_once(tiny_config, monkeypatch):
+    drawn, draw = [], SyntheticTasks.draw
+
+    def noted(source, split, num_tasks, index):
+        if split == "test":
+            drawn.append(source.seed)
+        return draw(source, split, num_tasks, index)
+
+    monkeypatch.setattr(SyntheticTasks, "draw", noted)
+    configs = [tiny_config(method=method, seed=seed, iterations=1) for method in ("maml", "klin") for seed in (0, 1)]
+    meta_train_many(configs, results=None, **QUIET)
+    assert drawn == [0, 1] * 2  # at the curve's two points
+
+
+def test_more_tasks_than_a_pool_has_leave_no_folder(tiny_config, tmp_path):
+    network = {"model": "cnn", "method": "maml", "depth": 1, "filters": 2}
+    images = {"dataset": "glyphs", "ways": 2, "shots": 1, "points": None, **network}
+    with pytest.raises(UserError, match="1000 tasks asked for, but the validation pool of glyphs has 600"):
+        meta_train(tiny_config(**images, eval_tasks=1_000), results=tmp_path, **QUIET)
+    with pytest.raises(UserError, match="20001 tasks asked for, but the train pool of glyphs has 20000"):
+        meta_train(tiny_config(**images, tasks_per_iteration=20_001), results=tmp_path, **QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+class Written:
+    def __init__(self):
+        self.points = []
+
+    def add_scalar(self, name, value, iteration):
+        self.points.append((name, iteration))
+
+    def close(self):
+        pass
+
+
+def test_tensorboard_gets_each_point_once_whatever_the_splits_are(tiny_config, tmp_path, monkeypatch):
+    from core import training
+
+    writer = Written()
+    monkeypatch.setattr(training, "_writer", lambda group: writer)
+    pools = {
+        split: make_tasks("sinusoid", shots=3, seed=seed).sample("train", 6)
+        for seed, split in enumerate(("train", "test"))
+    }
+    config = tiny_config(
+        dataset="own:waves", model="own:net", method="maml", points=None, input_scale=None, iterations=2
+    )
+    net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    meta_train(config, model=net, tasks=pools, results=tmp_path, tensorboard=True, **QUIET)
+    assert sorted(writer.points) == sorted(
+        (f"{what}/{split}/seed 0", iteration)
+        for what in ("loss", "accuracy") for split in ("train", "test") for iteration in (0, 2)
+    )  # fmt: skip

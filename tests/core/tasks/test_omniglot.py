@@ -180,6 +180,13 @@ def test_the_large_archives_are_not_taken_for_the_small(load, archives):
         load(omniglot_small, archives)
 
 
+def test_a_folder_that_is_called_like_an_archive_is_none(load, archives):
+    (archives / "images_evaluation.zip").unlink()
+    (archives / "images_evaluation.zip").mkdir()
+    with pytest.raises(UserError, match=r"has images_background.zip but not images_evaluation.zip: get "):
+        load(omniglot, archives)
+
+
 def test_half_of_the_archives_is_not_enough(load, archives):
     (archives / "images_evaluation.zip").unlink()
     with pytest.raises(UserError, match=r"has images_background.zip but not images_evaluation.zip: get "):
