@@ -13,6 +13,11 @@ BIN := $(VENV)/bin
 CACHE := $(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" || echo XDG_CACHE_HOME=$(CURDIR)/.snakemake/cache)
 CHAIN := $(CACHE) $(BIN)/snakemake --cores all --quiet rules host --config
 
+# One thread a test process: two that wait for each other on two cores take nine times as long. And glibc keeps what is
+# freed and asks for large pages, which matters on a machine where the system takes long to give out memory.
+KEEP := glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=1073741824
+TESTS_RUN_BY := OMP_NUM_THREADS=1 PYTHONMALLOC=malloc GLIBC_TUNABLES=$(KEEP):glibc.malloc.top_pad=16777216
+
 FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise SystemExit(find() is None)"
 
 .PHONY: help install reproduce paper figures test test-slow test-browser test-cluster test-faults fuzz notebooks bench lint clean
@@ -43,12 +48,11 @@ lint: install
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# One thread a test process: two that wait for each other on two cores take nine times as long.
 test: lint  ## lint, check types, run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(TESTS_RUN_BY) $(BIN)/python -m pytest -n 2
 
 test-slow: install  ## the tests that take longest: the chain killed, changed, and called twice at once
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	$(TESTS_RUN_BY) $(BIN)/python -m pytest -n 2 -m slow
 
 notebooks: install  ## execute the notebooks at their own size, and keep what they show
 	$(BIN)/python -m tests.notebooks.executing
@@ -57,7 +61,7 @@ test-browser: install  ## the report in headless Chromium; where it is missing, 
 	@$(FIND_CHROMIUM) || [ "$$(id -u)" != 0 ] || \
 		{ apt-get -qq update && apt-get -qq install --no-install-recommends chromium; }
 	@$(FIND_CHROMIUM) || { echo "no Chromium: install one, or name it in CHROMIUM" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/figures/test_report_browser.py
+	$(TESTS_RUN_BY) $(BIN)/python -m pytest tests/figures/test_report_browser.py
 
 test-cluster: install  ## the chain on a SLURM of two nodes on this machine, with a job and a node that die (Debian, root)
 	$(BIN)/python -m tests.cluster.run
