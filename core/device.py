@@ -11,11 +11,12 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     Raises:
         UserError: if there is no such device here, or of another kind.
     """
-    if device is not None and str(device).split(":")[0] in ("mps", "xpu"):  # no float64, which curves are measured in
-        raise UserError(f"device {str(device)!r} is of a kind that is not supported; there are cpu and cuda")
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         # With its number: each thread has a current GPU of its own, and a new one the first.
-        return torch.empty(0, device=where).device
+        where = torch.empty(0, device=where).device
     except (RuntimeError, AssertionError):
         raise UserError(f"there is no device {str(device)!r} here") from None
+    if where.type not in ("cpu", "cuda"):  # Metal has no float64, which curves are measured in
+        raise UserError(f"device {str(device)!r} is of a kind that is not supported: give cpu or cuda")
+    return where

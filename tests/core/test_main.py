@@ -64,7 +64,7 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
         (["experiment", "synthetic_linear", "--tasks-per-iteration", "4"], "has a fixed number of tasks per iteration"),
         (["experiment", "synthetic_linear", "--eval-tasks", "4"], "has a fixed number of eval tasks"),
         ([*TRAIN, "--device", "abacus"], "there is no device 'abacus' here"),
-        ([*TRAIN, "--device", "mps"], "device 'mps' is of a kind that is not supported; there are cpu and cuda"),
+        ([*TRAIN, "--device", "meta"], "device 'meta' is of a kind that is not supported: give cpu or cuda"),
         (["show", "nowhere"], "nowhere is no run"),
         (["resume", "nowhere"], "nowhere is no run"),
     ],
