@@ -7,7 +7,7 @@ line in `STUDIES`; one that trains runs of its own has its line in `STANDALONE`.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -264,6 +264,18 @@ def settings_of(study: str, run: Run | None, *, num_tasks: int, seed: int) -> di
     return settings
 
 
+def is_made(results: str | Path, study: str, run: Run | None, *, num_tasks: int, seed: int) -> bool:
+    """Whether the table is there, made of this very run (None: the study needs none), with these settings, on its data.
+
+    Raises:
+        StudyError: as `table_id`.
+    """
+    id, settings = table_id(study, run, seed=seed), settings_of(study, run, num_tasks=num_tasks, seed=seed)
+    if not is_done(results, study, id, settings):
+        return False
+    return run is None or is_of_the_data(study, table_path(results, study, id), run.info.get("dataset_fingerprint"))
+
+
 def up_to_date(
     results: str | Path, study: str, run: Run | None, *, num_tasks: int, seed: int, force: bool = False
 ) -> bool:
@@ -275,12 +287,12 @@ def up_to_date(
         StudyError: unless `force`, if there is a table that was made with other settings, or cannot be read: it is
             somebody's, and is not replaced by the way.
     """
-    id, settings = table_id(study, run, seed=seed), settings_of(study, run, num_tasks=num_tasks, seed=seed)
-    path = table_path(results, study, id)
+    path = table_path(results, study, table_id(study, run, seed=seed))
     if force or not path.exists():
         return False
-    if is_done(results, study, id, settings):
-        return run is None or is_of_the_data(study, read_provenance(path), run.info.get("dataset_fingerprint"))
+    if is_made(results, study, run, num_tasks=num_tasks, seed=seed):
+        return True
+    settings = settings_of(study, run, num_tasks=num_tasks, seed=seed)
     try:
         found = read_provenance(path)["settings"]
     except StudyError as error:
@@ -361,12 +373,15 @@ def _carry_out_standalone(
     return write_table(results, study, table_id(study, None, seed=seed), frame, origin)
 
 
-def is_of_the_data(study: str, provenance: Mapping[str, Any], fingerprint: str | None) -> bool:
-    """Whether a table was measured on the data that a run with this fingerprint was trained on.
+def is_of_the_data(study: str, path: Path, fingerprint: str | None) -> bool:
+    """Whether the table at `path` was measured on the data that a run with this fingerprint was trained on.
 
     Only a bound of networks trained on test tasks alone can be of others: no digest of a run is among its settings.
+
+    Raises:
+        StudyError: for a bound that cannot be read.
     """
-    return study != "upper_bound" or fingerprint in (None, provenance["dataset_fingerprint"])
+    return study != "upper_bound" or fingerprint in (None, read_provenance(path)["dataset_fingerprint"])
 
 
 def run_digest(run: Run) -> str:

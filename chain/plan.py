@@ -116,12 +116,11 @@ class Plan:
         """Whether a table is there and readable, of the run as it is now, with the test tasks that are asked for."""
         config = self.source(study, table)
         try:
-            provenance = read_provenance(self.path(study, table))
+            found = read_provenance(self.path(study, table))["settings"]
         except StudyError:
             return False
-        if not is_of_the_data(study, provenance, _trained_on(self.results / "runs" / config.id)):
+        if not is_of_the_data(study, self.path(study, table), _trained_on(self.results / "runs" / config.id)):
             return False
-        found = provenance["settings"]
         expected: dict[str, Any] = {}
         if STUDIES[study].meets_tasks:
             expected |= {"num_tasks": self.settings.all_num_tasks, "seed": TASK_SEED}

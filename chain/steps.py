@@ -3,8 +3,7 @@
 import os
 from pathlib import Path
 
-from analysis.registry import carry_out, is_of_the_data, run_digest, settings_of
-from analysis.store import is_done, read_provenance
+from analysis.registry import carry_out, is_made, run_digest
 from chain.locks import locked
 from chain.plan import TASK_SEED, Plan
 from core.device import checked_device
@@ -62,10 +61,7 @@ def measure(plan: Plan, study: str, table: str, *, command: str | None = None, p
     run = load_run(folder, device=checked_device(plan.settings.device), root=plan.settings.data_dir)
     num_tasks, path = plan.settings.all_num_tasks, plan.path(study, table)
     with locked(plan.results / "chain" / "measured" / f"{study}-{table}.lock", f"measuring {study}/{table}"):
-        settings = settings_of(study, run, num_tasks=num_tasks, seed=TASK_SEED)
-        if is_done(plan.results, study, table, settings) and is_of_the_data(
-            study, read_provenance(path), run.info.get("dataset_fingerprint")
-        ):
+        if is_made(plan.results, study, run, num_tasks=num_tasks, seed=TASK_SEED):
             os.utime(path)
             return path
         return carry_out(

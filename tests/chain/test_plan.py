@@ -190,7 +190,8 @@ def test_a_table_of_another_training_of_the_run_is_late(made, tiny):
 def test_a_bound_on_other_data_than_the_runs_is_late(made, tiny, monkeypatch):
     """No figure of the tiny plan has one: any of its tables stands for it."""
     monkeypatch.setattr(
-        "chain.plan.is_of_the_data", lambda study, origin, trained_on: origin["dataset_fingerprint"] == trained_on
+        "chain.plan.is_of_the_data",
+        lambda study, path, trained_on: read_provenance(path)["dataset_fingerprint"] == trained_on,
     )
     plan = make_plan(tiny(made))
     study, table = next(pair for pair in plan.tables if pair[0] == "post_adaptation")
