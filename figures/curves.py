@@ -35,6 +35,7 @@ class Line:
         num_seeds: runs behind each point.
         num_tasks: tasks behind each point of a run.
         lost: (run, what happened) of each run that is left out.
+        holes: (run, what happened) of each run that has no value at some iterations, at which the line has none.
         configs: configuration of every run, lost ones included.
         published: what the paper says of the end, None if nothing.
         tables: the tables of all these runs, study/id.
@@ -46,6 +47,7 @@ class Line:
     num_seeds: int
     num_tasks: int
     lost: tuple[tuple[str, str], ...]
+    holes: tuple[tuple[str, str], ...]
     configs: tuple[Mapping[str, Any], ...]
     published: float | None
     tables: tuple[str, ...]
@@ -76,8 +78,16 @@ def line(group: Runs, published: float | None = None, *, split: str = "test") ->
     """
     configs = tuple(group.configs.values())
     frame = group.frame
-    lost = data.lost_runs(frame, ["run"])
-    good = frame[frame["split"].eq(split) & ~frame["run"].isin([run for run, _ in lost])]
+    of_split, ok = frame["split"].eq(split), frame["status"].eq("ok")
+    good = frame[of_split & ok]
+    # A finished run may have a point at which a task diverged, as at the start: that says nothing of the others.
+    lost = tuple(one for one in data.lost_runs(frame, ["run"]) if one[0] not in set(good["run"]))
+    rest = frame[of_split & frame["run"].isin(good["run"])]
+    holes = tuple(
+        (str(run), f"{(~ok[at.index]).sum()} of {len(at)} points, at which tasks diverged")
+        for run, at in rest.groupby("run", observed=True)
+        if not ok[at.index].all()
+    )
     num_seeds = good["run"].nunique()
     rows = []
     for iteration, at in good.groupby("iteration"):
@@ -88,7 +98,7 @@ def line(group: Runs, published: float | None = None, *, split: str = "test") ->
     points = pd.DataFrame(rows, columns=["iteration", "mean", "low", "high"])
     num_tasks = int(good["num_tasks"].min()) if len(good) else 0
     one = configs[0]
-    return Line(one["model"], one["method"], points, num_seeds, num_tasks, lost, configs, published, group.tables)
+    return Line(one["model"], one["method"], points, num_seeds, num_tasks, lost, holes, configs, published, group.tables)
 
 
 def describe_band(lines: Iterable[Line]) -> str:

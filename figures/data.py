@@ -478,10 +478,11 @@ def lost_runs(frame: pd.DataFrame, repetition: Sequence[str]) -> tuple[tuple[str
 
 
 def lost_text(lost: Sequence[tuple[str, str]], num_good: int) -> str:
-    """Such as "3 of 5 diverged"; empty if no run was lost."""
+    """Such as "3 of 5 diverged", or "diverged in part" where only on some tasks; empty if no run was lost."""
     counts: dict[str, int] = {}
     for _, what in lost:
-        word = "diverged" if what.startswith("diverged") else "failed"
+        word = "failed" if not what.startswith("diverged") else "diverged"
+        word += " in part" if what.endswith(" tasks") else ""
         counts[word] = counts.get(word, 0) + 1
     return ", ".join(f"{count} of {len(lost) + num_good} {word}" for word, count in counts.items())
 

@@ -47,6 +47,7 @@ class Gap:
         interval: its name, empty if there is none.
         num_tasks: the tasks that both met.
         seeds: (seed, difference of the two runs' means) for each seed that both have.
+        others: whether one of the two has a seed that the other has not, so that it is no difference of their means.
     """
 
     layers: int
@@ -56,16 +57,25 @@ class Gap:
     interval: str
     num_tasks: int
     seeds: tuple[tuple[int, float], ...]
+    others: bool = False
 
     @property
     def text(self) -> str:
-        """The difference with its interval: +1.2 [0.3, 2.1]."""
-        return f"{signed(self.mean)} {self.ends}".strip()
+        """The difference with its interval: +1.2 [0.3, 2.1]; and its seeds, where they are not all."""
+        return " ".join(part for part in (signed(self.mean), self.ends, self.common) if part)
 
     @property
     def ends(self) -> str:
         """The interval in brackets; empty if there is none."""
         return f"[{signed(self.low)}, {signed(self.high)}]" if self.interval else ""
+
+    @property
+    def common(self) -> str:
+        """The seeds that it is of, where one of the two networks has others; empty if it is of all."""
+        if not (self.others and self.seeds):
+            return ""
+        listed = ", ".join(str(seed) for seed, _ in self.seeds)
+        return f"(seed{'s' if len(self.seeds) > 1 else ''} {listed}, which both have)"
 
 
 @dataclass(frozen=True)
@@ -162,24 +172,25 @@ def _gap(layers: int, ours: Runs, deeper: Runs) -> Gap | None:
     if not len(a):
         return None
     # A seed that one of them lost says nothing of their difference; without a common one it is that of their means.
+    others = set(a["seed"]) != set(b["seed"])
     if shared := set(a["seed"]) & set(b["seed"]):
         a, b = (one[one["seed"].isin(shared)] for one in (a, b))
     over = paired_task_interval(a, b)
     by_seed = (a.groupby("seed")["accuracy"].mean() - b.groupby("seed")["accuracy"].mean()).dropna()
     seeds = tuple((int(seed), float(value)) for seed, value in by_seed.items())  # type: ignore[call-overload]  # int keys
-    return Gap(layers, over.mean, over.low, over.high, data.interval_name(over), len(common), seeds)
+    return Gap(layers, over.mean, over.low, over.high, data.interval_name(over), len(common), seeds, others)
 
 
 def _lead(estimates: Sequence[Estimate], gaps: Sequence[Gap]) -> tuple[str, ...]:
     intervals = " or ".join(sorted({e.interval for e in estimates if e.interval})) or "none"
-    marks = f"Line: mean over seeds; dot: one seed; whisker: {intervals}."
+    marks = f"Line: mean over seeds; dot: one seed; whisker, where longer than its mark: {intervals}."
     if not gaps:
         return (marks,)
     listed = "; ".join(f"{gap.layers} against {gap.layers + 1} layers: {gap.text}" for gap in gaps)
     return (
         marks,
-        f"Right, and dotted on the left: KFC less MAML with one layer more, {listed} points; at zero KFC is worth that "
-        f"layer, above it more. {describe_paired(gaps)}".strip(),
+        f"Right: KFC less MAML with one layer more, {listed} points; at zero KFC is worth that layer, above it more. "
+        f"Dotted on the left, from mean to mean. {describe_paired(gaps)}".strip(),
     )
 
 

@@ -109,7 +109,7 @@ def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
             for p in panels
             for told in data.describe_missing(p.dataset, data.LINEAR, [(one.model, one.method) for one in p.lines])
         ),
-        *data.describe_lost(run for one in lines for run in one.lost),
+        *data.describe_lost(run for one in lines for run in (*one.lost, *one.holes)),
     )
 
 

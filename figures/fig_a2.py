@@ -135,7 +135,7 @@ def _caption(dataset: str, rows: Sequence[Row]) -> tuple[str, ...]:
         ),
         *data.describe_norm(testing[0].configs[0]),
         *data.describe_absent(MODELS, [(row.layers, one.method) for row in rows for one in row.testing]),
-        *data.describe_lost(run for one in testing for run in one.lost),
+        *data.describe_lost(run for one in testing for run in (*one.lost, *one.holes)),
     )
 
 

@@ -33,8 +33,7 @@ def table(trace: fig3.Trace) -> Trace:
     points = {(p.layers, p.method): p for p in trace.points}
     rows = {style.name_of("cnn", method, layers): _row(trace, (layers, method), points) for layers, method in MODELS}
     for gap in trace.gaps:
-        names = style.name_of("cnn", "kfc", gap.layers), style.name_of("cnn", "maml", gap.layers + 1)
-        rows[" − ".join(names)] = _gap_row(trace, gap)
+        rows[_gap_name(gap)] = _gap_row(trace, gap)
     heads = (style.dataset_name(trace.dataset), data.paper_label([trace.dataset]))
     columns = [
         Column(group, head or heads[j], tuple(row[j] for row in rows.values()), width)
@@ -47,6 +46,7 @@ def table(trace: fig3.Trace) -> Trace:
             "Last rows: KFC less MAML with one layer more, in points; at zero KFC is worth that layer, above it more. "
             f"{paired}".strip()
         )
+        notes += [f"{_gap_name(gap)}: {gap.common.strip('()')}." for gap in trace.gaps if gap.common]
     notes.append("Paper: its Table A1, and the parameters that its A.1.2 states.")
     return Trace(
         rows=tuple(rows),
@@ -125,10 +125,15 @@ def _row(trace: fig3.Trace, pair: tuple[int, str], points: dict[tuple[int, str],
     )
 
 
+def _gap_name(gap: Gap) -> str:
+    return " − ".join((style.name_of("cnn", "kfc", gap.layers), style.name_of("cnn", "maml", gap.layers + 1)))
+
+
 def _gap_row(trace: fig3.Trace, gap: Gap) -> tuple[Cell, ...]:
     published = trace.published_gap(gap.layers)
     cells = (Cell(fig3.signed(gap.mean), gap.ends), Cell("" if published is None else fig3.signed(published, 2)))
-    return (*cells, *[Cell("")] * 3, Cell(f"{gap.num_tasks:,}"), Cell(""))
+    seeds = Cell(str(len(gap.seeds)) if gap.seeds else "")
+    return (*cells, Cell(""), Cell(""), seeds, Cell(f"{gap.num_tasks:,}"), Cell(""))
 
 
 def _count(ours: int, paper: int | None) -> Cell:

@@ -105,9 +105,12 @@ class Results:
 
     def curve(
         self, dataset: str, model: str, method: str, seed: int, points: Mapping[int, float], *, status: str = "ok",
-        num_tasks: int = 20, training: Mapping[int, float] | None = None, **changes: Any,
+        num_tasks: int = 20, training: Mapping[int, float] | None = None, lost_at: Sequence[int] = (), **changes: Any,
     ) -> str:  # fmt: skip
-        """Add a table training_curves; test (and training) accuracy by iteration, a fraction, and decoys else."""
+        """Add a table training_curves; test (and training) accuracy by iteration, a fraction, and decoys else.
+
+        Of test tasks, some diverged at the iterations of `lost_at`.
+        """
         config = self.config(dataset, model, method, seed, **changes)
         run = self.run_id(config)
         measured = {"test": points, "train": training or {}}
@@ -119,6 +122,8 @@ class Results:
         frame = pd.DataFrame(rows, columns=["iteration", "split", "loss", "accuracy"]).assign(
             run=run, dataset=dataset, model=model, method=method, seed=seed, status=status, num_tasks=num_tasks
         )
+        lost = frame["split"].eq("test") & frame["iteration"].isin(lost_at)
+        frame.loc[lost, "status"], frame.loc[lost, ["loss", "accuracy"]] = "diverged", np.nan
         write_table(self.folder, "training_curves", run, frame, provenance(config=config, command="test"))
         return run
 

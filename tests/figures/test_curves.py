@@ -36,6 +36,17 @@ def test_a_lost_run_is_in_no_point(pair):
     assert curves.describe_missing_runs([line]) == ["CNN w/ KFC: 1 of 3 diverged"]
 
 
+def test_a_point_at_which_tasks_diverged_takes_away_no_other(pair):
+    """As the study stores a finished run, of which a task diverged at the start."""
+    run = pair.curve("glyphs", "cnn", "kfc", 2, {0: 0.5, 10: 0.9, 40: 0.9}, depth=2, lost_at=[0])
+    line = curves.line(runs_of(pair))
+    assert line.points["iteration"].tolist() == [40]  # at 10 the others have no point
+    assert line.points["high"].tolist() == [pytest.approx(90)]
+    assert (line.lost, line.num_seeds) == ((), 3)
+    assert line.holes == ((run, "1 of 3 points, at which tasks diverged"),)
+    assert curves.line(runs_of(pair), split="train").holes == ()
+
+
 def test_the_band_is_named_only_where_there_is_one(pair):
     two = curves.line(runs_of(pair))
     one = curves.line(data.choose(runs_of(pair), [data.Where(None, "seed", 0)]))

@@ -63,7 +63,7 @@ def test_a_diverged_run_is_counted_and_named_and_not_averaged(results):
     assert found.mean == pytest.approx(80)
     assert found.seeds == ((0, pytest.approx(80)),)
     assert found.lost == ((lost, "diverged"), (partly, "diverged on 1 of 3 tasks"))
-    assert found.lost_text == "2 of 3 diverged"
+    assert found.lost_text == "1 of 3 diverged, 1 of 3 diverged in part"
 
 
 def test_if_all_runs_diverged_there_is_no_mean(results):

@@ -6,7 +6,7 @@ import pytest
 
 from analysis.statistics import paired_task_interval
 from analysis.store import read_study
-from figures import fig3
+from figures import fig3, table_a1
 from figures.errors import FigureError, MissingTable
 
 STUDY = "depth_sweep"
@@ -119,6 +119,21 @@ def test_a_gap_is_of_the_tasks_that_both_met(results):
     assert gap.mean == pytest.approx(15)
 
 
+def test_a_gap_of_some_seeds_says_which(results):
+    """Beside means over all seeds it would else contradict them."""
+    for seed, value in enumerate((0.5, 0.7)):
+        results.compared(STUDY, "glyphs", 1, "kfc", seed, [value, value + 0.1])
+        results.compared(STUDY, "glyphs", 2, "maml", seed, [0.4, 0.5], lost_tasks=[1] * seed)
+    trace = only(fig3.traces(results.folder))
+    (gap,) = trace.gaps
+    assert (gap.mean, gap.common) == (pytest.approx(10), "(seed 0, which both have)")
+    assert f"1 against 2 layers: {gap.text} points" in trace.lead[1]
+    assert gap.text.endswith("] (seed 0, which both have)") or gap.text == "+10.0 (seed 0, which both have)"
+    table = table_a1.table(trace)
+    assert "CNN-1 w/ KFC − CNN-2: seed 0, which both have." in table.notes
+    assert table.columns[4].cells[-1].value == "1"
+
+
 def test_a_negative_gap_has_a_minus_sign():
     assert [fig3.signed(value) for value in (-1.26, 0.31)] == ["−1.3", "+0.3"]
 
@@ -146,7 +161,7 @@ def test_a_diverged_run_is_named_and_never_averaged(results):
     assert f"Not averaged in: {lost} (diverged), {partly} (diverged on 1 of 2 tasks)." in trace.about
     _, axes = fig3.draw(trace)
     (told,) = [t.get_text() for t in axes["accuracy"].texts if "diverged" in t.get_text()]
-    assert told == "CNN-1 w/ KFC: 1 of 2 diverged\nCNN-2: 1 of 1 diverged"
+    assert told == "CNN-1 w/ KFC: 1 of 2 diverged\nCNN-2: 1 of 1 diverged in part"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +212,8 @@ def test_the_caption_states_the_length_against_the_papers(swept):
         "(paper: not stated); 1 seed; 2 test tasks (paper: 600)."
     )
     assert found["fig3_glyphs"].lead[0] == (
-        "Line: mean over seeds; dot: one seed; whisker: 95 % BCa bootstrap interval over test tasks."
+        "Line: mean over seeds; dot: one seed; whisker, where longer than its mark: 95 % BCa bootstrap interval over "
+        "test tasks."
     )
 
 
