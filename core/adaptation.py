@@ -181,7 +181,7 @@ def meta_gradient(
     return loss[0], ({n: g[0] for n, g in g_theta.items()}, {n: g[0] for n, g in g_xi.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth
 class Adapted:
     """The outcome of adaptation to T tasks.
 

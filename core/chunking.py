@@ -80,8 +80,6 @@ def kept_chunk(what: Mapping[str, Any], choose: Callable[[], int], folder: Path 
             kept, a warning says so.
     """
     machine = [platform.node(), platform.machine(), platform.processor(), torch.__version__, torch.get_num_threads()]
-    if torch.cuda.is_available():
-        machine.append(torch.cuda.get_device_name())
     digest = hashlib.blake2b(json.dumps([machine, what], sort_keys=True).encode(), digest_size=8).hexdigest()
     path = (cache_folder() if folder is None else folder) / f"chunk-{digest}.json"
     try:

@@ -159,6 +159,8 @@ class TrainConfig:
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if min(1 if self.filters is None else self.filters, *(self.hidden or (1,))) < 1:
+            raise UserError(f"a layer has at least 1 output, got filters {self.filters} and hidden {self.hidden}")
         for name in ("adapt_lr", "meta_lr"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -35,6 +35,7 @@ class Cost:
     hours: float
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def estimate(
     configs: Sequence[TrainConfig],
     *,

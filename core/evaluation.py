@@ -20,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 # Nats: logits as large as a cross-entropy above this calls for are whole numbers in float32, and so say nothing of
 # probabilities; which is the largest is then an accident, and looks like chance.
 EXPLODED = 2.0**24
-CHUNK_NUMBERS = 2**20  # numbers in the support sets that go through at once: what a CPU's cache holds
+CHUNK_NUMBERS = 2**20  # numbers in the larger sets of the tasks that go through at once: what a CPU's cache holds
 GPU_CHUNK_NUMBERS = 2**27  # the same on a GPU, which has to be kept busy: half a GiB
 COPIED_NUMBERS = 2**26  # numbers in the copies of a network for the tasks that go through at once: 256 MiB
 CONVOLUTION_GROWTH = (
@@ -97,7 +97,8 @@ def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -
     """How many tasks of each replica go through at once: as many as fit, and a large network's copies."""
     growth = CONVOLUTION_GROWTH if any(isinstance(module, nn.Conv2d) for module in model.modules()) else 1
     held = CHUNK_NUMBERS if episodes.support_x.device.type == "cpu" else GPU_CHUNK_NUMBERS
-    of_examples = held // (num_replicas * episodes.support_x[0].numel() * growth)
+    examples = max(episodes.support_x[0].numel(), episodes.query_x[0].numel())
+    of_examples = held // (num_replicas * examples * growth)
     of_parameters = COPIED_NUMBERS // (num_replicas * sum(p.numel() for p in model.parameters()) + 1)
     return max(1, min(of_examples, of_parameters))
 

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from core.errors import UserError
 from core.memory import is_out_of_memory
 from core.models.layers import TaskSequential
+from core.models.linear import LR, LinNet
 from core.task_parameter import TaskParameter
 
 Tensors = Mapping[str, Tensor]
@@ -39,16 +40,17 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
     """Outputs (N, n, ...) of each task's model on its examples x (N, n, *example).
 
     A module that knows a faster way for many tasks at once says it as `forward_tasks(theta, x)`; any other is mapped
-    over the tasks, and one that cannot be is called task by task. Parameters that are not `adapted` need not be copied
-    for each task. Buffers are left as they are: where a module in training mode would change them (running statistics
-    of batch normalisation), each call changes a copy, which is thrown away.
+    over the tasks, and one that cannot be is called task by task. So is one that was changed since it was made: by
+    hooks, parametrizations, parts put in place of others, or parts that stand in it twice. Parameters that are not
+    `adapted` need not be copied for each task. Buffers are left as they are: where a module in training mode would
+    change them (running statistics of batch normalisation), each call changes a copy, which is thrown away.
 
     Raises:
         UserError: if the model returns anything but a tensor.
     """
     for name, parameter in theta.items():
         parameter.adapts = name in adapted
-    if _knows_tasks(model):
+    if _knows_tasks(model) and _is_as_made(model):
         return model.forward_tasks(theta, x)
     common = {name: parameter.common() for name, parameter in theta.items()}
     shared = {name: tensor for name, tensor in common.items() if tensor is not None}
@@ -62,10 +64,21 @@ def _knows_tasks(model: nn.Module) -> TypeGuard[KnowsTasks]:
         return False
     for kind in type(model).__mro__:
         if "forward_tasks" in vars(kind):
+            if isinstance(model, LR | LinNet):
+                return all(type(part) in (nn.Linear, nn.ModuleList) for part in model.modules() if part is not model)
             return not isinstance(model, TaskSequential) or all(_knows_tasks(child) for child in model.children())
         if "forward" in vars(kind):
             return False
     return False
+
+
+def _is_as_made(model: nn.Module) -> bool:
+    """Whether no part has a hook or a parametrization, and no part or parameter stands in the module twice."""
+    parts = [part for _, part in model.named_modules(remove_duplicate=False)]
+    if any(part._forward_hooks or part._forward_pre_hooks or "parametrizations" in part._modules for part in parts):
+        return False
+    held = [parameter for part in parts for parameter in part._parameters.values() if parameter is not None]
+    return all(len({id(one) for one in several}) == len(several) for several in (parts, held))
 
 
 def map_tasks(

@@ -130,6 +130,7 @@ def inner_loop(
         # A step's own graph starts here, whether or not the caller's tensors ask for one.
         theta = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
+    kept = next((tensor.dtype for tensor in theta.values()), torch.get_default_dtype())
     if loop.dtype is not None:
         check_no_buffers(model, loop.dtype)
         theta = {name: tensor.to(loop.dtype) for name, tensor in theta.items()}
@@ -138,10 +139,11 @@ def inner_loop(
     state = State(0, bound, rule.bind(xi, len(x), theta))
 
     def outputs_at(theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        if loop.dtype is None or not x.is_floating_point():
-            outputs = batched_forward(model, theta, x, names)
-        else:
-            outputs = batched_forward(model, theta, x.to(loop.dtype), names).to(x.dtype)
+        if loop.dtype is not None and x.is_floating_point():
+            x = x.to(loop.dtype)
+        outputs = batched_forward(model, theta, x, names)
+        if loop.dtype is not None and outputs.is_floating_point():
+            outputs = outputs.to(kept)
         if outputs.ndim == 3 and outputs.shape[-1] < loop.num_classes:
             largest, num_outputs = loop.num_classes - 1, outputs.shape[-1]
             raise UserError(f"a label is {largest}, but the model has {num_outputs} outputs, and the first is class 0")

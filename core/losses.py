@@ -18,15 +18,16 @@ def task_losses(outputs: Tensor, y: Tensor, kind: Kind) -> Tensor:
             (mean squared error).
 
     Returns:
-        (N,) losses, in nats for the cross-entropies.
+        (N,) losses, in nats for the cross-entropies, in single precision or better.
 
     Raises:
         UserError: if the outputs do not fit the targets.
     """
+    outputs = _precise(outputs)
     if kind == "binary":
         if outputs.shape[2:] not in ((1,), ()):
             raise UserError(f"a binary task needs a model with 1 output, not {tuple(outputs.shape[2:])}")
-        return F.binary_cross_entropy_with_logits(outputs.flatten(1), y, reduction="none").mean(1)
+        return F.binary_cross_entropy_with_logits(outputs.flatten(1), y.to(outputs.dtype), reduction="none").mean(1)
     if kind == "classification":
         if outputs.ndim != 3:
             raise UserError(f"a classification task needs logits (examples, classes), not {tuple(outputs.shape[1:])}")
@@ -41,8 +42,14 @@ def task_accuracies(outputs: Tensor, y: Tensor, kind: Kind) -> Tensor:
 
     Outputs that are not finite have no class: counted as an answer, they would look like chance.
     """
+    outputs = _precise(outputs)
     if kind == "regression":
         return outputs.new_full((len(outputs),), float("nan"))
     right = (outputs.flatten(1) > 0) == (y > 0.5) if kind == "binary" else outputs.argmax(-1) == y
     accuracy = right.to(outputs.dtype).mean(1)
     return torch.where(outputs.isfinite().flatten(1).all(1), accuracy, torch.nan)
+
+
+def _precise(outputs: Tensor) -> Tensor:
+    """Outputs of a network in half precision as float32: its numbers are too coarse for a mean over examples."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32)) if outputs.is_floating_point() else outputs

@@ -26,7 +26,7 @@ from core.inner_loop import LrScope
 from core.methods import METHODS
 from core.models.layers import Groups, layers_of, select
 from core.optimizers.base import check_tensors
-from core.runs import CURVE_COLUMNS, Run, buffers_of, environment, modules_in_training
+from core.runs import CURVE_COLUMNS, Run, buffers_of, environment, module_digest, modules_in_training
 from core.seeds import seeded
 from core.tasks import DATASETS, as_tasks
 from core.tasks.base import Episodes, TaskSource, bytes_of
@@ -113,12 +113,11 @@ def run_from_module(
         seed=seed,
         lr_scope=lr_scope,
         adapted=adapted,
-        **{key: getattr(source, key) for key in ("ways", "shots") if is_ours and getattr(source, key, None)},
+        **(_options_of(source) if is_ours else {}),
         **rule_options,
     )
-    config = replace(
-        config, own=_digest([theta, buffers_of(copy), dict(xi or {})], [", ".join(modules_in_training(copy))], source)
-    )
+    modes = [", ".join(modules_in_training(copy)), module_digest(copy)]
+    config = replace(config, own=_digest([theta, buffers_of(copy), dict(xi or {})], modes, source))
     rule = config.make_rule()
     xi = rule.init(theta) if xi is None else {key: tensor.detach().to(device) for key, tensor in xi.items()}
     rule.check(theta, xi)
@@ -133,6 +132,12 @@ def run_from_module(
     run = Run(config, theta, xi, curve, "ok", info, blank=blank, source=source, buffers=buffers_of(copy))
     run.adapted  # noqa: B018  # a misspelt layer is told now
     return run if layers is None else run.with_layers(layers)
+
+
+def _options_of(source: TaskSource) -> dict[str, Any]:
+    """What tells tasks of one of our data sets from others of it, as far as a measurement may differ in it."""
+    names = ("ways", "shots", "points") if source.kind == "classification" else ("shots", "points")
+    return {name: value for name in names if (value := getattr(source, name, None))}
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

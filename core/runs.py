@@ -10,6 +10,8 @@ run.json              written last: the run is finished, and how
 import hashlib
 import json
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -30,6 +32,7 @@ from bounds.tensors import check_safetensors
 from bounds.text import parse_json
 from bounds.words import one_line, shown
 from core.config import TrainConfig, is_own
+from core.device import checked_device
 from core.errors import UserError
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
@@ -47,7 +50,7 @@ FORMAT = 1
 CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)  # tensors have no one truth; a run is itself, and can be a key
 class Run:
     """A finished meta-trained model.
 
@@ -58,7 +61,8 @@ class Run:
         curve: table along training: `iteration` (iterations done), `split`, `loss` and `accuracy` on the query set
             after adaptation (means over `num_tasks` tasks).
         status: "ok", or "diverged at iteration <i>": the meta-loss of iteration i, counted from 0, was not finite;
-            theta and xi are those that gave it.
+            theta and xi are those that gave it. Or, with i the number of iterations: they are all done, and what is
+            left measures nothing, as the last meta-loss exploded (see `core.evaluate`) or a weight is not finite.
         info: where it comes from, as in run.json; runs of older versions have fewer entries. Device, threads, packages,
             `code_version`, `compile` and `tasks_per_chunk` (None: all at once) are those of the process that finished
             it. `wall_seconds` is time by the clock in the `iterations_done` iterations: meta-gradients, their
@@ -99,7 +103,7 @@ class Run:
 
     @property
     def diverged(self) -> bool:
-        """Whether a meta-loss was not finite."""
+        """Whether a meta-loss was not finite, or nothing finite is left; see `status`."""
         return self.status.startswith("diverged")
 
     @cached_property
@@ -232,11 +236,33 @@ def modules_in_training(module: nn.Module) -> list[str]:
     return [name for name, part in module.named_modules() if part.training]
 
 
+def module_digest(module: nn.Module) -> str:
+    """Digest of what a module is beside its weights: the words that print it, and buffers that no state dict has.
+
+    What only its code says, such as an activation called by name, is not in it.
+    """
+    saved = module.state_dict().keys()
+    others = {name: tensor for name, tensor in module.named_buffers() if name not in saved}
+    words = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # of functions: where they lie is another place each time
+    return _digest(words, {name: tensor.cpu() for name, tensor in others.items()})
+
+
+def is_other_module(folder: Path, module: nn.Module) -> bool:
+    """Whether the finished run in `folder` says that it is of a module that computes something else.
+
+    Raises:
+        UserError: for a damaged file.
+    """
+    return _checked_format(folder / "run.json").get("module") not in (None, module_digest(module))
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """The machine and the versions behind a result."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    tf32 = {"convolutions_in_tf32": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}
     return {
         "device": name,
+        **tf32,
         "threads": torch.get_num_threads(),
         "packages": {"torch": torch.__version__, "pandas": pd.__version__},
     }
@@ -407,7 +433,7 @@ def load_run(
     if not is_finished(folder):
         raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
     info = _checked_format(folder / "run.json")
-    tensors, metadata = load_tensors(folder / "weights.safetensors", device)
+    tensors, metadata = load_tensors(folder / "weights.safetensors", checked_device(device))
     check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
         raise UserError(f"{folder / 'weights.safetensors'} is of run {shown(metadata.get('id'))}, not of {config.id}")
@@ -421,7 +447,8 @@ def load_run(
             raise UserError(f"{folder / 'weights.safetensors'} has {shown(name)} of {tensor.dtype}, which cannot adapt")
         parts[kind][rest] = tensor
     status = _check_info(info, folder / "run.json")
-    expected = _expected_sizes(config, info, parts, folder, model)
+    shape = TaskShape(tuple(info["example_shape"]), info["num_outputs"])
+    expected = _expected_sizes(config, shape, parts, folder / "weights.safetensors", model)
     # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
     # before it was saved.
     theta = {name: parts["theta"][name] for name in expected}
@@ -438,6 +465,12 @@ def load_run(
             raise UserError(f"{folder / 'run.json'} does not list its modules_in_training")
         for name, part in model.named_modules():
             part.training = part.training if in_training is None else name in in_training
+        if info.get("module") not in (None, module_digest(model)):
+            warnings.warn(
+                f"model= is not printed as the module of {folder} was: it may compute something else with the same "
+                "weights, such as by another activation",
+                stacklevel=2,
+            )
     run = Run(config, theta, parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"])
     try:
         run.rule.check(run.theta, run.xi)
@@ -477,13 +510,35 @@ def _check_info(info: dict[str, Any], path: Path) -> str:
     return status
 
 
+def check_sizes(config: TrainConfig, shape: TaskShape, state: Mapping[str, Tensor], path: Path) -> None:
+    """See that a state has the weights of the model that the settings describe, before there is memory for one.
+
+    Args:
+        config: of a run with a model of ours.
+        shape: of its tasks.
+        state: tensors, of theta and xi by `theta.<name>` and `xi.<name>`.
+        path: where they are from.
+
+    Raises:
+        UserError: as `load_run`.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}}
+    for name, tensor in state.items():
+        kind, _, rest = name.partition(".")
+        parts.setdefault(kind, {})[rest] = tensor
+    _expected_sizes(config, shape, parts, path, None)
+
+
 def _expected_sizes(
-    config: TrainConfig, info: Mapping[str, Any], parts: Mapping[str, Any], folder: Path, own: nn.Module | None
+    config: TrainConfig, shape: TaskShape, parts: Mapping[str, Any], path: Path, own: nn.Module | None
 ) -> dict[str, torch.Size]:
     """The shapes of theta, by name in the model's order, which the run's weights have; found out before one is made.
 
     Args:
-        config, info, parts, folder: of the run.
+        config: of the run.
+        shape: of its tasks.
+        parts: theta and xi, by name.
+        path: the file that they are from.
         own: the module, if it is the user's own.
 
     Raises:
@@ -491,16 +546,15 @@ def _expected_sizes(
     """
     layers, depth = len(config.hidden or ()), config.rule_depth or 0
     if layers > len(parts["theta"]) or depth > len(parts["xi"]):
-        raise UserError(f"{folder / 'config.json'} describes more layers than {folder / 'weights.safetensors'} holds")
-    model = _sizes_alone(config, info, folder) if own is None else own
+        raise UserError(f"{path.parent / 'config.json'} describes more layers than {path} holds")
+    model = _sizes_alone(config, shape, path.parent) if own is None else own
     expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-    check_tensors(f"{folder / 'weights.safetensors'}: theta", parts["theta"], expected, f"model {config.model!r}")
+    check_tensors(f"{path}: theta", parts["theta"], expected, f"model {config.model!r}")
     return expected
 
 
-def _sizes_alone(config: TrainConfig, info: Mapping[str, Any], folder: Path) -> nn.Module:
+def _sizes_alone(config: TrainConfig, shape: TaskShape, folder: Path) -> nn.Module:
     """The model of ours that a run describes, without memory for its weights."""
-    shape = TaskShape(tuple(info["example_shape"]), info["num_outputs"])
     if min(*shape.example_shape, shape.num_outputs, *(config.hidden or ()), config.filters or 1, 1) < 1:
         raise UserError(f"{folder} describes a layer of no width")
     try:

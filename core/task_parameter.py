@@ -168,7 +168,7 @@ class TaskParameter:
         self._kept: list[tuple[Tensor, Side, Tensor]] = []  # data, and its product with `shared`
         self._record = Record()
         self.collected = Collected()
-        self.adapts = True  # False: no gradient of a task's own will be asked for, see `common`
+        self.adapts = True  # False: no gradient of a task's own will be asked for, see `common` and `_apply`
 
     @classmethod
     def of_tasks(cls, own: Tensor) -> "TaskParameter":
@@ -337,7 +337,8 @@ class TaskParameter:
     def _apply(self, x: Tensor, side: Side) -> Tensor:
         rows = x.reshape(len(x), -1, x.shape[-1])  # (N, r, p)
         out = self.product(rows, side)
-        self._record.applications.append((rows, out, side))
+        if self.adapts:  # else nobody takes the record, which would keep the graph of every step
+            self._record.applications.append((rows, out, side))
         return out.view(*x.shape[:-1], out.shape[-1])
 
 

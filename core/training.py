@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from core.device import checked_device
 from core.distributed import ALONE, Alone, ProcessLost, join, own_device
 from core.errors import UserError
 from core.evaluation import EXPLODED, replica_evaluate
+from core.inner_loop import check_no_buffers
 from core.locks import claim
 from core.memory import is_out_of_memory
 from core.methods import METHODS
@@ -46,10 +47,13 @@ from core.runs import (
     Run,
     buffers_of,
     check_format,
+    check_sizes,
     environment,
     is_finished,
+    is_other_module,
     load_run,
     load_tensors,
+    module_digest,
     modules_in_training,
     save_run,
     save_tensors,
@@ -57,13 +61,19 @@ from core.runs import (
     write_config,
 )
 from core.sources import shared_sources
-from core.tasks import TaskSource
+from core.tasks import TaskSource, as_tasks
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import Episodes, concatenate
 from core.threads import iteration_gflop, suitable_threads, threads
 from core.version import code_version
 
 CHECKPOINT_SECONDS = 60.0
+
+
+_OTHER_MODULE = (
+    "run {id} was trained with a module of the same names, shapes and weights that computes something else, such as by "
+    "another activation: give yours another name, model='own:<name>'"
+)
 
 
 class Interrupted(Exception):
@@ -122,8 +132,10 @@ class Group:
         self._compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of runs
         self.rule = config.make_rule()
         self._own_model, self._own_tasks = own_model, own_tasks
-        models = [self._fresh_model(c, source).to(device) for c, source in zip(configs, sources, strict=True)]
+        models = [self._fresh_model(c, source) for c, source in zip(configs, sources, strict=True)]
         self.model = models[0]
+        if config.inner_dtype is not None:
+            check_no_buffers(self.model, torch.bfloat16)
         self.buffers = buffers_of(self.model)
         # Those that are not saved, too: one module serves all seeds.
         first, *others = [dict(model.named_buffers()) for model in models]
@@ -172,13 +184,20 @@ class Group:
         """That of the runs' data, which no seed changes."""
         return self.sources[0].fingerprint()
 
+    @cached_property
+    def module_digest(self) -> str | None:
+        """What a module of the user's own computes, beside its weights; None for one of ours, which settings say."""
+        return None if self._own_model is None else module_digest(self.model)
+
     def _fresh_model(self, config: TrainConfig, source: TaskSource) -> nn.Module:
         if self._own_model is not None:
             module = fresh_module(self._own_model, config.seed).to(self.device)
             warn_of_frozen(module)
+        else:
+            module = make_model(config.model, source, seed=config.seed, **config.model_options()).to(self.device)
+        if self._own_model is not None or self._own_tasks:
             check_own(module, source)
-            return module
-        return make_model(config.model, source, seed=config.seed, **config.model_options())
+        return module
 
     def step(self, episodes: Episodes) -> None:
         """One meta-training iteration of every run, on its own `tasks_per_iteration` of `episodes`."""
@@ -243,7 +262,7 @@ class Group:
             "run": [replace(self.configs[0], seed=0, iterations=0).canonical_json(), replicas, num_tasks],
             "shapes": {name: list(tensor.shape) for name, tensor in self._tensors().items()},
             "examples": [list(episodes.support_x.shape), list(episodes.query_x.shape)],
-            "device": self.device.type,
+            "device": environment(self.device)["device"],
             "rematerialise": self.rematerialise,
         }
         return kept_chunk(what, lambda: fastest_chunk(run, num_tasks))
@@ -271,14 +290,8 @@ class Group:
         Raises:
             UserError: where other processes take part, which cannot go on alone.
         """
-        try:
+        with _give_up_without_memory([self]):
             yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if self.team.size > 1:
-                raise UserError(_without_memory(self.configs)) from error
-            self.given_up, self.configs = self.configs, []
 
     def _tensors(self) -> dict[str, Tensor]:
         return _named(self.theta, self.xi)
@@ -335,6 +348,7 @@ class Group:
         }
         if self._own_model is not None:
             info["modules_in_training"] = modules_in_training(self.model)
+            info["module"] = self.module_digest
         run = Run(
             config,
             {name: tensor[i].detach().clone() for name, tensor in self.theta.items()},
@@ -385,6 +399,7 @@ class Group:
                 "seconds": self.seconds,
                 "tasks_per_chunk": self.tasks_per_chunk,
                 "dataset_fingerprint": self.fingerprint,
+                "module": self.module_digest,
                 "loss": loss if math.isfinite(loss := self.loss[i].item()) else None,
                 "curve": self.curves[i],
                 "optimizer": {count: float(self.optimizer.steps) for count in counts},
@@ -395,7 +410,8 @@ class Group:
         """Go on from saved states, one for each run, all at one iteration.
 
         Raises:
-            UserError: if tensors are missing, unknown or of another shape, or training began on other data.
+            UserError: if tensors are missing, unknown or of another shape or type, or training began on other data or
+            with a module that computes something else.
         """
         metadata = states[0][1]
         kinds = OPTIMIZER_STATE[self.configs[0].meta_optimizer][0] if metadata["iteration"] else ()
@@ -405,6 +421,12 @@ class Group:
         for config, (tensors, meta) in zip(self.configs, states, strict=True):
             path = self.results / "runs" / config.id / "state.safetensors"
             check_tensors(f"{path}: state", tensors, expected, "this run")
+            types = {name: tensor.dtype for name, tensor in self._tensors().items()}
+            types |= {f"optimizer.{kind}.{name}": dtype for kind in kinds for name, dtype in types.items()}
+            if strange := [name for name, tensor in tensors.items() if tensor.dtype != types[name]]:
+                raise UserError(f"{path} has {shown(strange[0])} of another type than this run has")
+            if meta.get("module") not in (None, self.module_digest):
+                raise UserError(_OTHER_MODULE.format(id=config.id))
             # Older states have none.
             if (began_on := meta.get("dataset_fingerprint")) not in (None, self.fingerprint):
                 raise UserError(
@@ -428,11 +450,13 @@ class Group:
 
 
 def _check_num_tasks(source: TaskSource, config: TrainConfig) -> None:
-    """See that `source` has as many tasks as a run draws at once.
+    """See that `source` has tasks to train on, and as many as a run draws at once.
 
     Raises:
         UserError: if it has not.
     """
+    if config.iterations and "train" not in source.splits:
+        raise UserError(f"there are no train episodes of {source.name} to train on, only {', '.join(source.splits)}")
     for split, size in (source.pool_sizes or {}).items():
         drawn = config.eval_tasks if split != "train" else max(config.tasks_per_iteration, config.eval_tasks)
         if drawn > size:
@@ -467,19 +491,31 @@ def _read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dic
 def _is_state(metadata: Mapping[str, Any], config: TrainConfig) -> bool:
     """Whether the numbers of a state are of the kinds that they should be, and its curve one."""
     iteration, seconds, curve = (metadata[name] for name in ("iteration", "seconds", "curve"))
-    numbers = [seconds, *metadata["optimizer"].values()] if isinstance(metadata["optimizer"], dict) else [math.nan]
-    if type(iteration) is not int or not 0 <= iteration <= config.iterations or not isinstance(curve, list):
+    optimizer = metadata["optimizer"]
+    if type(iteration) is not int or not 0 <= iteration <= config.iterations:
+        return False
+    if not isinstance(optimizer, dict) or not isinstance(curve, list) or (iteration and not curve):  # it has its start
         return False
     chunk, loss = metadata.get("tasks_per_chunk"), metadata.get("loss")  # older states have none
-    if (chunk is not None and (type(chunk) is not int or chunk < 1)) or type(loss) not in (float, int, type(None)):
+    if (chunk is not None and (type(chunk) is not int or chunk < 1)) or not (loss is None or _is_number(loss)):
+        return False
+    counts = all(_is_number(count) and 0 <= count <= config.iterations for count in optimizer.values())
+    if not counts or not _is_number(seconds) or not 0 <= seconds < math.inf:
         return False
     kinds = [(int,), (str,), (float, int), (float, int), (int,)]  # as in CURVE_COLUMNS
-    return all(type(number) in (float, int) and 0 <= number < math.inf for number in numbers) and all(
+    return all(
         isinstance(row, list)
         and len(row) == len(kinds)
         and all(type(value) in kind for value, kind in zip(row, kinds, strict=True))
+        and all(type(value) is str or _is_number(value) for value in row)
+        and 0 <= row[0] <= iteration
         for row in curve
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number as a state has them: a float, or a whole one that a float can be."""
+    return type(value) is float or (type(value) is int and abs(value) <= 2**53)
 
 
 @dataclass(frozen=True)
@@ -567,6 +603,7 @@ def meta_train(config: TrainConfig, **options: Any) -> Run:
     return meta_train_many([config], **options)[0]
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def meta_train_many(
     configs: Sequence[TrainConfig],
     *,
@@ -625,6 +662,9 @@ def meta_train_many(
     """
     where = checked_device(own_device(device))
     team = join(where)
+    if isinstance(tasks, Episodes | Mapping):
+        tasks = as_tasks(tasks, device=where)
+        tasks.fingerprint()  # kept, so that they are looked through once, and not once a seed
     configs = [identified(config, model, tasks) for config in configs]
     base = None if results is None else Path(results)
 
@@ -634,11 +674,17 @@ def meta_train_many(
 
     def load(config: TrainConfig) -> Run:
         own = None if model is None else fresh_module(model, config.seed)
+        if own is not None and is_other_module(folder_of(config), own):
+            raise UserError(_OTHER_MODULE.format(id=config.id))
         return load_run(folder_of(config), device=where, model=own, tasks=tasks)
 
     source_of = shared_sources(root, where, tasks)
 
     def group_of(family: list[TrainConfig]) -> Group:
+        for config in family:
+            if model is None and config.id in saved.states:  # before there is memory for what the settings describe
+                path, (tensors, _) = folder_of(config) / "state.safetensors", saved.states[config.id]
+                check_sizes(config, source_of(config), tensors, path)
         group = Group(
             family, [source_of(config) for config in family], base, where, tasks_per_chunk, compile, rematerialise,
             model, tasks is not None, team,
@@ -656,7 +702,18 @@ def meta_train_many(
         unfinished = [c for c in dict.fromkeys(configs) if c.id not in saved.finished | saved.taken]
         done |= {c.id: load(c) for c in dict.fromkeys(configs) if c.id in saved.finished}
         for together in _side_by_side(unfinished, saved):
-            groups = [group_of(family) for family in together]
+            groups = []
+            for family in together:
+                try:
+                    groups.append(group_of(family))
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    if team.size > 1:
+                        raise UserError(_without_memory(family)) from error
+                    given_up += family
+            if not groups:
+                continue
             # Only now: settings that do not fit together leave no folder behind.
             for config in (config for group in groups for config in group.configs):
                 if base is not None and team.writes:
@@ -731,7 +788,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             group.check_alike()
         for iteration in range(first.iteration, target + 1):
             # Groups are measured on the same tasks, drawn once for all of them and forgotten.
-            fixed_tasks = lru_cache(maxsize=None)(TaskSource.sample)
+            fixed_tasks = _drawn_once()
             for group in [group for group in groups if group.configs]:
                 if is_curve_point(iteration, group.configs[0]) and group.curve_end < iteration:
                     with group.gives_up_without_memory():
@@ -753,19 +810,46 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
                     team.any(True)  # the first process has saved
                     state = "the state is saved" if first.results is not None else "nothing is saved without results"
                     raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
-            batch = batches.take()
             joined: dict[tuple[int, ...], Episodes] = {}
-            for group in active:
-                key = tuple(c.seed for c in group.configs)
-                if key not in joined:
+            with _give_up_without_memory(active):  # for the tasks, which all of them meet
+                batch = batches.take()
+                for key in {tuple(c.seed for c in group.configs) for group in active}:
                     joined[key] = concatenate([batch[seed] for seed in key])
+            for group in [group for group in active if group.configs]:
                 with group.gives_up_without_memory():
-                    group.step(joined[key])
+                    group.step(joined[tuple(c.seed for c in group.configs)])
             bar.update()
             if iteration % 20 == 0:
                 bar.set_postfix({g.label: g.progress for g in active if g.configs}, refresh=False)
         if team.any(stop.is_set()):
             raise Interrupted(f"stopped after the last of {target} iterations; these runs are finished")
+
+
+def _drawn_once() -> Callable[[TaskSource, str, int, int], Episodes]:
+    """`TaskSource.sample` that draws a batch once, and then has it."""
+    drawn: dict[tuple[int, str, int, int], Episodes] = {}
+
+    def sample(source: TaskSource, split: str, num_tasks: int, index: int) -> Episodes:
+        key = (id(source), split, num_tasks, index)  # a source of the user's own need not be hashable
+        if key not in drawn:
+            drawn[key] = source.sample(split, num_tasks, index)
+        return drawn[key]
+
+    return sample
+
+
+@contextmanager
+def _give_up_without_memory(groups: Sequence[Group]) -> Iterator[None]:
+    """As `Group.gives_up_without_memory`, a block of several groups."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if groups[0].team.size > 1:
+            raise UserError(_without_memory([config for group in groups for config in group.configs])) from error
+        for group in groups:
+            group.given_up, group.configs = group.configs, []
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def make_model(
         init_scale: what every initial weight and bias is multiplied by, at least 0 ("lr" and "linnet" only; default 1).
 
     Raises:
-        UserError: for an unknown name, an option that the model does not have, or a missing one.
+        UserError: for an unknown name, an option that the model does not have, a missing one, or a layer of no width.
     """
     options = {
         "depth": depth, "filters": filters, "hidden": hidden, "bias": bias, "norm_mode": norm_mode,
@@ -66,7 +66,9 @@ def make_model(
         raise UserError(f"init_scale must be at least 0, got {init_scale}")
     given.pop("init_scale", None)
     inputs = math.prod(tasks.example_shape)
-    with seeded(seed, "initial weights"), _single_precision():
+    if min(filters if filters is not None else 1, *(hidden or (1,))) < 1:
+        raise UserError(f"a layer has at least 1 output, got filters {filters} and hidden {hidden}")
+    with seeded(seed, "initial weights"), _single_precision_on_the_cpu():
         if name == "lr":
             return _scaled(LR(inputs, tasks.num_outputs, **given), init_scale)
         if name == "linnet":
@@ -79,12 +81,16 @@ def make_model(
 
 
 @contextmanager
-def _single_precision() -> Iterator[None]:
-    """What is made within is of float32: a run's name does not say which type its caller prefers."""
-    before = torch.get_default_dtype()
+def _single_precision_on_the_cpu() -> Iterator[None]:
+    """What is made within is of float32, from the CPU's generator: a run's name does not say what its caller prefers.
+
+    Where the default device is "meta", on which nothing has numbers, it stays so.
+    """
+    before, device = torch.get_default_dtype(), torch.get_default_device()
     torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with device if device.type == "meta" else torch.device("cpu"):
+            yield
     finally:
         torch.set_default_dtype(before)
 

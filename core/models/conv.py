@@ -63,7 +63,13 @@ class _Convolution(nn.Conv2d):
     """3 x 3, padding 1."""
 
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        """(N, n, filters, height, width) of (N, n, channels, height, width)."""
+        """(N, n, filters, height, width) of (N, n, channels, height, width).
+
+        Raises:
+            UserError: for a convolution whose settings were changed.
+        """
+        if (self.padding, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
+            raise UserError("a CNN's convolutions have padding 1 and no more: make one with others of nn.Conv2d")
         weight, bias = theta["weight"], theta["bias"]
         kernels, shifts = weight.common(), bias.common()
         if kernels is not None and shifts is not None:

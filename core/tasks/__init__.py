@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from core.device import checked_device
 from core.errors import UserError, unknown_name
 from core.tasks.base import Episodes, TaskSource
 from core.tasks.cifar_fs import cifar_fs
@@ -38,7 +39,8 @@ def make_tasks(dataset: str, **options: Any) -> TaskSource:
             that holds the files of a data set that is not generated; by default the environment's `DATA_DIR`).
 
     Raises:
-        UserError: for an unknown name, an option that the data set does not have, a missing one, or missing files.
+        UserError: for an unknown name, an option that the data set does not have, a missing one, a device that is not
+            here, or missing files.
     """
     if dataset not in DATASETS:
         raise unknown_name("dataset", dataset, DATASETS)
@@ -55,6 +57,8 @@ def make_tasks(dataset: str, **options: Any) -> TaskSource:
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in options]
     if missing:
         raise UserError(f"data set {dataset!r} needs {', '.join(missing)}")
+    if options.get("device") is not None:
+        options["device"] = checked_device(options["device"])
     return make(**options)
 
 

@@ -15,7 +15,7 @@ Kind = Literal["binary", "classification", "regression"]
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one truth
 class Episodes:
     """The support and query sets of `T` tasks, on a leading task axis.
 
@@ -132,9 +132,18 @@ def concatenate(episodes: Sequence[Episodes]) -> Episodes:
     """Episodes joined along the task axis; all of one kind and with equal example shapes.
 
     Where every query set *is* its support set, the joined ones are one tensor, too.
+
+    Raises:
+        UserError: if they differ in their numbers of examples, or the shapes of these.
     """
     if len(episodes) == 1:
         return episodes[0]
+    shapes = sorted({(tuple(e.support_x.shape[1:]), tuple(e.query_x.shape[1:])) for e in episodes})
+    if len(shapes) > 1:
+        raise UserError(
+            f"tasks cannot go through at once: their support and query sets are {' and '.join(map(str, shapes))}; let "
+            "a batch be of equal shapes, whatever its seed"
+        )
 
     def joined(part: str) -> Tensor:
         return torch.cat([getattr(e, part) for e in episodes])

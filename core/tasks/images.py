@@ -32,12 +32,12 @@ def distinct(rows: int, count: int, population: int, stream: torch.Generator) ->
     Returns:
         int64 (rows, count).
     """
-    chosen = torch.empty(rows, count, dtype=torch.int64)
+    chosen = torch.empty(rows, count, dtype=torch.int64, device="cpu")
     for column, top in enumerate(range(population - count, population)):
-        pick = torch.randint(top + 1, (rows,), generator=stream)
+        pick = torch.randint(top + 1, (rows,), generator=stream, device="cpu")
         taken = (chosen[:, :column] == pick[:, None]).any(1)
         chosen[:, column] = pick.masked_fill_(taken, top)
-    order = torch.rand(rows, count, dtype=torch.float64, generator=stream).argsort(1)
+    order = torch.rand(rows, count, dtype=torch.float64, generator=stream, device="cpu").argsort(1)
     return chosen.gather(1, order)
 
 
@@ -191,7 +191,7 @@ class ImageTasks(TaskSource):
         """
         query = self._batch(split, num_tasks, index)[..., self.shots :]
         samples = self._images[split].shape[1]
-        every = query[..., :1] // samples * samples + torch.arange(samples, dtype=query.dtype)
+        every = query[..., :1] // samples * samples + torch.arange(samples, dtype=query.dtype, device="cpu")
         others = every[(every[..., None] != query[..., None, :]).all(-1)].view(*query.shape[:2], -1)
         return Episodes(*self._gather(split, others), *self._gather(split, query), kind=self.kind)
 
@@ -205,9 +205,9 @@ class ImageTasks(TaskSource):
             # Repeating tasks would pass for more evidence than there is.
             raise UserError(f"{num_tasks} tasks asked for, but the {split} pool of {self.name} has {size}")
         if split == "train":
-            members = torch.randperm(size, generator=stream)[:num_tasks]
+            members = torch.randperm(size, generator=stream, device="cpu")[:num_tasks]
         else:
-            members = (index * num_tasks + torch.arange(num_tasks)) % size
+            members = (index * num_tasks + torch.arange(num_tasks, device="cpu")) % size
         return self._pool(split)[members]
 
     def _gather(self, split: str, flat: Tensor) -> tuple[Tensor, Tensor]:

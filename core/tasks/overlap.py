@@ -66,7 +66,8 @@ def _examples(episodes: Episodes) -> Tensor:
 def _numbers(x: Tensor) -> Tensor:
     """A number for each example of x (B, n, *example), int32 (B, n); equal examples have equal ones."""
     rows = x.detach().reshape(-1, x[0, 0].numel())
-    factors = torch.randint(-(2**31), 2**31 - 1, (rows.shape[1],), generator=torch.Generator().manual_seed(0))
+    stream = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**31), 2**31 - 1, (rows.shape[1],), generator=stream, device="cpu")
     factors = (factors | 1).int().to(x.device)
     size = max(1, _NUMBERS_AT_ONCE // rows.shape[1])
     parts = [

@@ -5,6 +5,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import torch
 
@@ -97,14 +98,19 @@ class TensorTasks(OwnTasks):
         if num_tasks > pool.num_tasks:
             raise UserError(f"{num_tasks} tasks asked for, but there are {pool.num_tasks} {split} episodes")
         if split == "train":
-            chosen = torch.randperm(pool.num_tasks, generator=generator(self.seed, "tasks", split, index))[:num_tasks]
+            stream = generator(self.seed, "tasks", split, index)
+            chosen = torch.randperm(pool.num_tasks, generator=stream, device="cpu")[:num_tasks]
         else:
-            chosen = (index * num_tasks + torch.arange(num_tasks)) % pool.num_tasks
+            chosen = (index * num_tasks + torch.arange(num_tasks, device="cpu")) % pool.num_tasks
         chosen = chosen.to(self.device)
         return pool.map(lambda tensor: tensor[chosen])
 
     def fingerprint(self) -> str:
         """Digest of every number."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:  # copies with other seeds have it, too
         digest = hashlib.blake2b(digest_size=8)
         for split, pool in sorted(self._pools.items()):
             digest.update(split.encode())
@@ -180,8 +186,8 @@ def as_tasks(
         UserError: for anything else, and as `TensorTasks` and `FunctionTasks`.
     """
     if isinstance(given, TaskSource):
-        there = getattr(given, "device", torch.device("cpu"))
-        if there.type != torch.device(device).type:
+        there = getattr(given, "device", "cpu")
+        if _number(there) != _number(device):
             raise UserError(f"the tasks are delivered on {there}, and wanted on {device}: make them with device=")
         return given.with_seed(seed)
     if isinstance(given, Episodes | Mapping):
@@ -194,7 +200,16 @@ def as_tasks(
     )
 
 
+def _number(device: str | torch.device) -> tuple[str, int]:
+    """A device's type and number; "cuda" alone is the current one."""
+    found = torch.device(device)
+    return found.type, torch.cuda.current_device() if found.type == "cuda" and found.index is None else found.index or 0
+
+
 def _add(digest: "hashlib.blake2b", episodes: Episodes) -> None:
+    y = episodes.support_y
+    if episodes.kind == "regression" and y.ndim == 2 and ((y == 0) | (y == 1)).all():
+        digest.update(b"regression")  # the same numbers are a binary task's, which has another loss
     for tensor in (episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(bytes_of(tensor))

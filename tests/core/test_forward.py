@@ -8,11 +8,13 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from core import adapt, evaluate, make_optimizer, meta_gradient
 from core.errors import UserError
 from core.forward import batched_forward, call_with, map_tasks
 from core.models.conv import CNN
+from core.models.linear import LR, LinNet
 from core.task_parameter import TaskParameter
 from tests import naive
 from tests.core.own_modules import Unmappable, WithEverything, by_hand, episodes
@@ -190,3 +192,63 @@ def test_memory_that_runs_out_is_not_taken_for_what_cannot_be_mapped():
 
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         map_tasks(Large(), {}, {"scale": torch.ones(())}, torch.ones(2, 3, 4))
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def with_part(path, part):
+    """Puts another part in a module's place."""
+
+    def change(model):
+        owner, _, name = path.rpartition(".")
+        setattr(model.get_submodule(owner), name, part(model))
+
+    return change
+
+
+CHANGES = {
+    "a stage twice": (lambda: CNN(1, 2, depth=3, filters=4), with_part("C3", lambda model: model.C2)),
+    "a hook": (
+        lambda: CNN(1, 2, depth=1, filters=4),
+        lambda model: model.C1.register_forward_hook(lambda part, inputs, output: 3 * output),
+    ),
+    "a parametrization": (
+        lambda: CNN(1, 2, depth=1, filters=4), lambda model: parametrizations.spectral_norm(model.FC.eval())
+    ),
+    "a pruned layer": (
+        lambda: CNN(1, 2, depth=1, filters=4), lambda model: prune.l1_unstructured(model.FC, "weight", amount=0.5)
+    ),
+    "another layer": (lambda: LR(9, 2), with_part("fc", lambda model: Doubled(9, 2))),
+    "a layer more": (
+        lambda: LinNet(9, 2, hidden=(4,)), lambda model: model.layers.insert(1, nn.ReLU())
+    ),
+    "a layer twice": (
+        lambda: LinNet(9, 2, hidden=(4, 4)), with_part("layers.1", lambda model: nn.Linear(4, 4, bias=False))
+    ),
+    "a weight twice": (
+        lambda: LinNet(9, 2, hidden=(4, 4, 4)), with_part("layers.2.weight", lambda model: model.layers[1].weight)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "change"), CHANGES.values(), ids=CHANGES)
+def test_a_network_of_ours_that_was_changed_is_what_it_was_changed_to(make, change):
+    torch.manual_seed(0)
+    model = make().double().eval()
+    change(model)
+    model = model.double()
+    x = torch.randn(3, 5, 1, 3, 3, dtype=torch.float64)
+    theta = {name: TaskParameter(p.detach().unsqueeze(0), 3) for name, p in model.named_parameters()}
+    found = batched_forward(model, theta, x, list(theta))
+    torch.testing.assert_close(found, torch.stack([model(part) for part in x]).detach())
+
+
+def test_a_convolution_with_other_settings_is_refused():
+    model = CNN(1, 2, depth=1, filters=4)
+    model.C1.conv.dilation = (2, 2)
+    theta = {name: TaskParameter(p.detach().unsqueeze(0), 1) for name, p in model.named_parameters()}
+    with pytest.raises(UserError, match=r"padding 1 and no more"):
+        batched_forward(model, theta, torch.randn(1, 5, 1, 8, 8), ())

@@ -1,6 +1,7 @@
 """A user's own network and tasks as a run: looked at, trained, saved and loaded."""
 
 import copy
+import warnings
 
 import pandas as pd
 import pytest
@@ -8,9 +9,22 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from core import Episodes, list_runs, load_run, load_weights, make_tasks, meta_train, meta_train_many, run_from_module
+from core import (
+    Episodes,
+    list_runs,
+    load_run,
+    load_weights,
+    make_optimizer,
+    make_tasks,
+    meta_gradient,
+    meta_train,
+    meta_train_many,
+    run_from_module,
+)
 from core.errors import UserError
 from core.own import reinitialised
+from core.runs import module_digest
+from core.tasks import TaskSource, as_tasks, own
 from tests.core.own_modules import WithEverything, by_hand, episodes
 
 
@@ -485,3 +499,133 @@ def test_buffers_that_are_not_saved_must_not_differ_by_seed(tiny_config):
     pools = {"train": episodes(4, dtype=torch.float32), "test": episodes(4, seed=1, dtype=torch.float32)}
     with pytest.raises(UserError, match="other buffers for other seeds"):
         meta_train_many(configs, model=make, tasks=pools, results=None, progress=False, device="cpu")
+
+
+def test_a_module_that_computes_something_else_is_another(tiny_config, tmp_path):
+    """Weights, names and shapes are those of a run that is there."""
+
+    def network(activation):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(1, 8), activation, nn.Linear(8, 1))
+
+    config = sinusoid_config(tiny_config, iterations=2)
+    run = meta_train(config, model=network(nn.ReLU()), results=tmp_path, progress=False, device="cpu")
+    again = meta_train(config, model=network(nn.ReLU()), results=tmp_path, progress=False, device="cpu")
+    assert torch.equal(again.theta["0.weight"], run.theta["0.weight"])
+    with pytest.raises(UserError, match=r"computes something else, .*model='own:<name>'"):
+        meta_train(config, model=network(nn.Tanh()), results=tmp_path, progress=False, device="cpu")
+    with pytest.warns(UserWarning, match="may compute something else"):
+        load_run(run.path, model=network(nn.Tanh()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_run(run.path, model=network(nn.ReLU()))
+    tasks = make_tasks("sinusoid", shots=5)
+    ids = [run_from_module(network(kind()), tasks, steps=1, adapt_lr=0.1).id for kind in (nn.ReLU, nn.ReLU, nn.Tanh)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_functions_in_a_module_do_not_make_it_another_in_each_process():
+    class Called(nn.Module):
+        def extra_repr(self):
+            return repr(lambda x: x)
+
+    assert module_digest(Called()) == module_digest(Called())
+    assert module_digest(Called()) != module_digest(nn.Sequential(Called()))
+
+
+def test_regression_on_zeros_and_ones_is_no_binary_task():
+    part = episodes(dtype=torch.float32)
+    y = (part.support_y > 0).float()
+    regression, binary = (
+        as_tasks(Episodes(part.support_x, y, part.query_x, y, kind)).fingerprint() for kind in ("regression", "binary")
+    )
+    assert regression != binary
+
+
+def test_tasks_of_ours_tell_their_points(tmp_path):
+    source = make_tasks("synthetic", points=20)
+    run = run_from_module(nn.Sequential(nn.Linear(100, 1)), source, steps=1, adapt_lr=0.1)
+    assert (run.config.ways, run.config.points) == (None, 20)
+    assert run.evaluate(source.sample("test", 2, 0)).attrs["differs"] == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+def test_a_model_of_ours_on_own_tasks_of_another_type_leaves_no_run(tiny_config, tmp_path, dtype):
+    def change(x):
+        return (50 * x + 128).to(dtype)
+
+    made = make_tasks("synthetic", points=7)
+    pools = {split: made.sample(split, 4, 0) for split in ("train", "test")}
+    pools = {
+        split: Episodes(change(part.support_x), part.support_y, change(part.query_x), part.query_y, part.kind, True)
+        for split, part in pools.items()
+    }
+    config = tiny_config(dataset="own:mine", points=None, eval_tasks=2)
+    with pytest.raises(UserError, match=r"float64|uint8"):
+        meta_train(config, tasks=pools, results=tmp_path, progress=False, device="cpu")
+    assert not list(tmp_path.glob("runs/*/config.json"))
+
+
+def test_training_without_tasks_to_train_on_leaves_no_run(tiny_config, tmp_path):
+    part = make_tasks("synthetic", points=7).sample("test", 4, 0)
+    config = tiny_config(dataset="own:mine", points=None, eval_tasks=2)
+    with pytest.raises(UserError, match="no train episodes of own:tasks to train on, only test"):
+        meta_train(config, tasks=part, results=tmp_path, progress=False, device="cpu")
+    assert not list(tmp_path.glob("runs/*/config.json"))
+
+
+def test_a_module_that_keeps_its_precision_is_told_before_there_is_a_run(tiny_config, tmp_path):
+    config = sinusoid_config(tiny_config, inner_dtype="bfloat16")
+    module = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    with pytest.raises(UserError, match="cannot be computed in"):
+        meta_train(config, model=module, results=tmp_path, progress=False, device="cpu")
+    assert not list(tmp_path.glob("runs/*/config.json"))
+
+
+class Counting(TaskSource):
+    """A source of tasks as a user may write one: neither hashable, nor with a torch.device."""
+
+    __hash__ = None
+    kind = "binary"
+    name = "own:counting"
+    num_outputs = 1
+    example_shape = (100,)
+    device = "cpu"
+
+    def __init__(self, seed=0):
+        self.seed = seed
+
+    def draw(self, split, num_tasks, index):
+        return make_tasks("synthetic", points=7, seed=self.seed).sample(split, num_tasks, index)
+
+    def fingerprint(self):
+        return "0123456789abcdef"
+
+
+def test_a_source_of_ones_own_trains(tiny_config):
+    config = tiny_config(dataset="own:mine", points=None, iterations=2)
+    assert meta_train(config, tasks=Counting(), results=None, progress=False, device="cpu").status == "ok"
+
+
+def test_own_episodes_are_looked_through_once(tiny_config, monkeypatch):
+    made = make_tasks("synthetic", points=7)
+    pools = {split: made.sample(split, 4, 0) for split in ("train", "test")}
+    looked = []
+    digest = own._add
+    monkeypatch.setattr(own, "_add", lambda *given: looked.append(1) or digest(*given))
+    configs = [tiny_config(dataset="own:mine", points=None, eval_tasks=2, iterations=1, seed=s) for s in range(3)]
+    meta_train_many(configs, tasks=pools, results=None, progress=False, device="cpu")
+    assert len(looked) == 2  # a pool each
+
+
+def test_half_precision_gives_losses_in_single_precision_for_whole_numbers_as_examples():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 4), nn.Flatten(1), nn.Linear(8, 3))
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    x, y = torch.randint(6, (2, 5, 2)), torch.randint(3, (2, 5))
+    rule = make_optimizer("sgd")
+    loss, _ = meta_gradient(
+        model, rule, theta, rule.init(theta), Episodes(x, y, x, y), steps=1, lr=0.1, first_order=False,
+        dtype=torch.bfloat16,
+    )  # fmt: skip
+    assert loss.dtype == torch.float32

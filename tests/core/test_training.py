@@ -3,12 +3,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from core import load_run, meta_train, meta_train_many
+from core import load_run, meta_train, meta_train_many, training
 from core.adaptation import replica_meta_gradient
 from core.distributed import ProcessLost
 from core.errors import UserError
@@ -233,6 +234,61 @@ def test_training_does_not_go_on_with_other_data(tiny_config, tmp_path, monkeypa
     assert meta_train(tiny_config(), results=tmp_path, **QUIET).status == "ok"
 
 
+def test_a_state_is_looked_at_before_there_is_memory_for_what_the_settings_describe(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(model="linnet", method="maml", hidden=(8,))
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        meta_train(config, results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    path = tmp_path / "runs" / config.id / "state.safetensors"
+    wide = replace(config, hidden=(16,))
+    other = tmp_path / "runs" / wide.id / "state.safetensors"
+    other.parent.mkdir()
+    tensors, metadata = load_tensors(path)
+    save_tensors(other, tensors, {**metadata, "id": wide.id})
+    monkeypatch.setattr(Group, "__init__", lambda *_: pytest.fail("a model was made"))
+    with pytest.raises(UserError, match=r"theta\['layers.0.weight'\] has shape \(8, 100\), but .* needs \(16, 100\)"):
+        meta_train(wide, results=tmp_path, **QUIET)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_has_gradients_whatever_the_callers_mode(tiny_config, mode):
+    with mode():
+        one = meta_train(tiny_config(iterations=2), results=None, **QUIET)
+    assert_same_run(one, meta_train(tiny_config(iterations=2), results=None, **QUIET))
+
+
+def test_tasks_that_take_too_much_memory_leave_the_other_runs_alone(tiny_config, tmp_path, monkeypatch):
+    """Those of training, which are more than those of the curve."""
+    large, small = tiny_config(points=70), tiny_config()
+    sample = SyntheticTasks.sample
+
+    def without_room(self, split, num_tasks, index=None):
+        if self.points == 70 and split == "train" and index == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return sample(self, split, num_tasks, index)
+
+    monkeypatch.setattr(SyntheticTasks, "sample", without_room)
+    with pytest.raises(UserError, match=f"out of memory in training {large.id}: .*the other runs are there"):
+        meta_train_many([large, small], results=tmp_path, **QUIET)
+    assert is_finished(tmp_path / "runs" / small.id)
+
+
+def test_a_model_that_there_is_no_memory_for_leaves_the_other_runs_alone(tiny_config, tmp_path, monkeypatch):
+    large, small = tiny_config(model="linnet", method="maml", hidden=(8,)), tiny_config()
+    made = training.make_model
+
+    def without_room(name, *given, **options):
+        if name == "linnet":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return made(name, *given, **options)
+
+    monkeypatch.setattr(training, "make_model", without_room)
+    with pytest.raises(UserError, match=f"out of memory in training {large.id}: .*the other runs are there"):
+        meta_train_many([large, small], results=tmp_path, **QUIET)
+    assert is_finished(tmp_path / "runs" / small.id)
+
+
 def test_a_last_loss_that_exploded_is_not_forgotten_by_a_state(tiny_config, tmp_path, monkeypatch):
     """Of groups that walk side by side, a state may be saved after the last iteration of one."""
 
@@ -278,6 +334,11 @@ def widened(path):
     save_tensors(path, {**tensors, "theta.fc.weight": torch.ones(1, 1)}, metadata)
 
 
+def retyped(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {k: v.long() if k.startswith("optimizer.") else v for k, v in tensors.items()}, metadata)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -291,12 +352,18 @@ def widened(path):
         (changed(tasks_per_chunk="2"), "state.safetensors does not say where the training was; delete it"),
         (changed(seconds="1"), "state.safetensors does not say where the training was; delete it"),
         (changed(curve=[[0, "test", 0.5, 0.5]]), "state.safetensors does not say where the training was; delete it"),
+        (changed(curve=[]), "state.safetensors does not say where the training was; delete it"),
+        (changed(loss=10**400), "state.safetensors does not say where the training was; delete it"),
+        (changed(seconds=10**400), "state.safetensors does not say where the training was; delete it"),
+        (changed(optimizer={"step": 1e308}), "state.safetensors does not say where the training was; delete it"),
+        (changed(curve=[[9, "test", 0.5, 0.5, 2]]), "state.safetensors does not say where the training was; delete it"),
+        (retyped, r"state.safetensors has 'optimizer\.\S+ of another type than this run has"),
         (changed(curve=3), "state.safetensors does not say where the training was; delete it"),
         (changed(optimizer={"step": []}), "state.safetensors does not say where the training was; delete it"),
         (changed(optimizer={"step": 1.0, "a": 1}), "state.safetensors does not say where the training was; delete it"),
         (without("xi.fc.weight.L"), r"state.safetensors: state lacks xi.fc.weight.L, which this run needs"),
         (without("optimizer.exp_avg.xi.fc.weight.L"), r"lacks optimizer.exp_avg.xi.fc.weight.L, which this run needs"),
-        (widened, r"state\['theta.fc.weight'\] has shape \(1, 1\), but this run needs \(1, 100\)"),
+        (widened, r"theta\['fc.weight'\] has shape \(1, 1\), but model 'lr' needs \(1, 100\)"),
     ],
 )
 def test_an_incomplete_state_is_told_in_one_sentence(tiny_config, tmp_path, monkeypatch, damage, message):
