@@ -60,6 +60,8 @@ def test_json_round_trip(tiny_config):
         ({"adapt_lr": float("nan")}, "adapt_lr must be a finite number"),
         ({"meta_lr": -0.1}, "meta_lr must be at least 0"),
         ({"tasks_per_iteration": 0}, "at least 1"),
+        ({"hidden": (64, 0)}, r"at least 1 output, got filters None and hidden \(64, 0\)"),
+        ({"filters": -1}, "at least 1 output, got filters -1 and hidden None"),
     ],
 )
 def test_mistakes_are_explained(tiny_config, changes, message):

@@ -8,6 +8,7 @@ from torch import nn
 
 from core import Episodes, adapt, evaluate, make_model, make_optimizer, make_tasks, meta_gradient
 from core.errors import UserError
+from core.evaluation import default_chunk
 from core.losses import task_accuracies, task_losses
 
 
@@ -158,3 +159,11 @@ def test_a_fault_that_is_not_of_the_examples_passes_as_it_is(setting, monkeypatc
     monkeypatch.setattr("core.evaluation.measure", broken)
     with pytest.raises(RuntimeError, match="not yours"):
         evaluate(*setting, steps=1, lr=0.1)
+
+
+def test_as_many_tasks_go_through_at_once_as_the_larger_of_their_sets_allows():
+    model = make_model("cnn", make_tasks("glyphs", ways=5, shots=1), seed=0)
+    x, y = torch.zeros(1, 5, 1, 28, 28), torch.zeros(1, 5, dtype=torch.int64)
+    many_x, many_y = x.repeat(1, 15, 1, 1, 1), y.repeat(1, 15)
+    sizes = [default_chunk(model, Episodes(x, y, *query)) for query in ((x, y), (many_x, many_y))]
+    assert sizes[0] == pytest.approx(15 * sizes[1], rel=0.1)

@@ -225,7 +225,7 @@ CHANGES = {
     "a layer more": (
         lambda: LinNet(9, 2, hidden=(4,)), lambda model: model.layers.insert(1, nn.ReLU())
     ),
-    "a layer twice": (
+    "a layer in place of another": (
         lambda: LinNet(9, 2, hidden=(4, 4)), with_part("layers.1", lambda model: nn.Linear(4, 4, bias=False))
     ),
     "a weight twice": (

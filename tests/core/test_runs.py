@@ -215,3 +215,15 @@ def test_files_of_versions_without_digests_are_read(tiny_config, tmp_path):
     save_file(load_file(run.path / "weights.safetensors"), run.path / "weights.safetensors", metadata=metadata)
     again = load_run(run.path)
     assert all(torch.equal(again.theta[name], tensor) for name, tensor in run.theta.items())
+
+
+def test_a_device_that_is_not_here_is_told(run):
+    with pytest.raises(UserError, match="there is no device 'cuda:63' here"):
+        load_run(run.path, device="cuda:63")
+
+
+def test_a_run_is_itself(run):
+    again = load_run(run.path)
+    assert run == run
+    assert run != again
+    assert {run: 1, again: 2}[again] == 2

@@ -205,3 +205,12 @@ def test_a_gradient_has_factors_where_they_are_few_and_data(rows: int, is_data: 
     torch.testing.assert_close(
         weight.gradient_of(task_parameter.Record(), [], constant=True).dense.abs().max().item(), 0.0
     )
+
+
+def test_no_record_is_kept_of_what_does_not_adapt():
+    """It would hold the graph of every step."""
+    parameter = TaskParameter(torch.randn(1, 3, 4), 2)
+    for adapts in (True, False):
+        parameter.adapts = adapts
+        parameter.right_t(torch.randn(2, 5, 4))
+        assert len(parameter.take_record().applications) == adapts

@@ -72,3 +72,9 @@ def test_misspelt_and_impossible_models_are_explained(name, options, message):
 def test_a_cnn_needs_images():
     with pytest.raises(UserError, match="needs images"):
         make_model("cnn", make_tasks("synthetic"), seed=0)
+
+
+@pytest.mark.parametrize(("name", "options"), [("cnn", {"filters": 0}), ("linnet", {"hidden": (4, -1)})])
+def test_a_layer_has_an_output(name, options):
+    with pytest.raises(UserError, match="at least 1 output"):
+        make_model(name, TaskShape((1, 28, 28), 5), seed=0, **options)

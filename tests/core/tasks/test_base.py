@@ -91,3 +91,9 @@ def test_sample_counts_batches_and_names_its_splits():
 def test_arrays_of_numpy_are_told_what_to_become(name):
     with pytest.raises(UserError, match=rf"{name} must be a tensor, not ndarray; torch.as_tensor\(...\) makes one"):
         episodes(**{name: getattr(episodes(), name).numpy()})
+
+
+def test_tasks_of_unequal_sizes_are_not_joined():
+    few, many = (SyntheticTasks(points=points).sample("train", 2, 0) for points in (3, 4))
+    with pytest.raises(UserError, match=r"\(3, 100\).* and .*\(4, 100\)"):
+        concatenate([few, many])
