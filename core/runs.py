@@ -69,7 +69,8 @@ class Run:
             compilation included, and outer steps. Neither drawing tasks nor measuring the curve nor saving is in it,
             nor iterations that were lost when a process was killed. It is the time of all runs that were trained as
             one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
-            not waited for. `processes` is how many shared the tasks of an iteration.
+            not waited for. `processes` is how many shared the tasks of an iteration. Of a module of the user's own,
+            `module` is its `module_digest`; `convolutions_in_tf32` is there of GPUs.
         path: its folder, None if it was not saved.
         root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
         blank: a module of the user's own as training began with it, or of a loaded run the one that was given; None
