@@ -50,7 +50,7 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
     """
     for name, parameter in theta.items():
         parameter.adapts = name in adapted
-    if _knows_tasks(model) and _is_as_made(model):
+    if _is_as_made(model) and _knows_tasks(model):
         return model.forward_tasks(theta, x)
     common = {name: parameter.common() for name, parameter in theta.items()}
     shared = {name: tensor for name, tensor in common.items() if tensor is not None}

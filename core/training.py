@@ -63,7 +63,7 @@ from core.runs import (
 from core.sources import shared_sources
 from core.tasks import TaskSource, as_tasks
 from core.tasks.ahead import DrawnAhead
-from core.tasks.base import Episodes, concatenate
+from core.tasks.base import Episodes, TaskShape, concatenate
 from core.threads import iteration_gflop, suitable_threads, threads
 from core.version import code_version
 
@@ -411,18 +411,18 @@ class Group:
 
         Raises:
             UserError: if tensors are missing, unknown or of another shape or type, or training began on other data or
-            with a module that computes something else.
+                with a module that computes something else.
         """
         metadata = states[0][1]
         kinds = OPTIMIZER_STATE[self.configs[0].meta_optimizer][0] if metadata["iteration"] else ()
         expected = {name: tensor.shape[1:] for name, tensor in self._tensors().items()}
         expected |= {f"optimizer.{kind}.{name}": shape for kind in kinds for name, shape in expected.items()}
+        types = {name: tensor.dtype for name, tensor in self._tensors().items()}
+        types |= {f"optimizer.{kind}.{name}": dtype for kind in kinds for name, dtype in types.items()}
         assert self.results is not None
         for config, (tensors, meta) in zip(self.configs, states, strict=True):
             path = self.results / "runs" / config.id / "state.safetensors"
             check_tensors(f"{path}: state", tensors, expected, "this run")
-            types = {name: tensor.dtype for name, tensor in self._tensors().items()}
-            types |= {f"optimizer.{kind}.{name}": dtype for kind in kinds for name, dtype in types.items()}
             if strange := [name for name, tensor in tensors.items() if tensor.dtype != types[name]]:
                 raise UserError(f"{path} has {shown(strange[0])} of another type than this run has")
             if meta.get("module") not in (None, self.module_digest):
@@ -684,7 +684,8 @@ def meta_train_many(
         for config in family:
             if model is None and config.id in saved.states:  # before there is memory for what the settings describe
                 path, (tensors, _) = folder_of(config) / "state.safetensors", saved.states[config.id]
-                check_sizes(config, source_of(config), tensors, path)
+                shape = TaskShape(source_of(config).example_shape, source_of(config).num_outputs)
+                check_sizes(config, shape, tensors, path)
         group = Group(
             family, [source_of(config) for config in family], base, where, tasks_per_chunk, compile, rematerialise,
             model, tasks is not None, team,
