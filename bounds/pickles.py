@@ -2,12 +2,13 @@
 
 A pickle is a program. Even one that may call nothing can ask for a terabyte in ten bytes: by the length it states of a
 string, by the place it gives a value in the list of values to come back to, or by a copy of the same value again and
-again. The reader here is Python's own in Python: it keeps those values in a dict, where that in C makes a list as long
+again; and for years, by a key whose hash is that of parts that share their parts. The reader here is Python's own in Python: it keeps those values in a dict, where that in C makes a list as long
 as the largest place, and lets its instructions be replaced.
 """
 
 import pickle
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, ClassVar
 
 from bounds import MAX_PICKLE_STEPS, MAX_PICKLED_BYTES, Within, check
@@ -19,6 +20,35 @@ _LEFT_OUT = {
     pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4,
     pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
 }  # fmt: skip
+
+_KEYS = (str, bytes, int, float, bool, type(None))
+_KEY_SIZE = 1 << 16  # letters, bytes or bits of one; two are compared where their hashes are the same
+
+
+def check_keys(keys: Iterable[Any]) -> None:
+    """See that values may be keys of a dict, or members of a set: plain ones, whose hash takes no time.
+
+    A tuple's hash is computed of its parts each time anew: by as many ways as lead to them, and as deep as they lie.
+
+    Raises:
+        UnpicklingError: if one is not.
+    """
+    for key in keys:
+        if type(key) not in _KEYS:
+            raise pickle.UnpicklingError(f"a {type(key).__name__} is the key of a dict, or in a set")
+        size = len(key) if isinstance(key, str | bytes) else key.bit_length() if isinstance(key, int) else 0
+        if size > _KEY_SIZE:
+            raise pickle.UnpicklingError(f"a {type(key).__name__} too long is the key of a dict, or in a set")
+
+
+def ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    """An `OrderedDict` of a dict or of pairs, whose keys may be keys.
+
+    Raises:
+        UnpicklingError: if they may not.
+    """
+    check_keys(pairs if isinstance(pairs, dict) else [pair[0] for pair in pairs])
+    return OrderedDict(pairs)
 
 
 def _counted(instruction: Instruction) -> Instruction:
@@ -39,7 +69,22 @@ def _load_bytearray(reader: Any) -> None:
 def _load_state(reader: Any) -> None:
     if not isinstance(reader.stack[-2], reader.settable):
         raise pickle.UnpicklingError(f"it sets the state of a {type(reader.stack[-2]).__name__}")
+    state = reader.stack[-1]
+    # Text becomes bytes, a dict's values become attributes.
+    parts = state if isinstance(state, tuple) else (state,)
+    reader.charge(sum(len(part) for part in parts if isinstance(part, str | dict)))
     pickle._Unpickler.load_build(reader)  # type: ignore[attr-defined]  # the stubs leave it out
+
+
+def _keyed(code: bytes, keys: Callable[[list[Any]], list[Any]]) -> Instruction:
+    """The instruction `code`, after a look at the keys among what it takes from the stack."""
+    instruction = pickle._Unpickler.dispatch[code[0]]  # type: ignore[attr-defined]  # the stubs leave it out
+
+    def load(reader: Any) -> None:
+        check_keys(keys(reader.stack))
+        instruction(reader)
+
+    return load
 
 
 class BoundedUnpickler(pickle._Unpickler):
@@ -63,6 +108,12 @@ class BoundedUnpickler(pickle._Unpickler):
             **pickle._Unpickler.dispatch,
             pickle.BYTEARRAY8[0]: _load_bytearray,
             pickle.BUILD[0]: _load_state,
+            pickle.SETITEM[0]: _keyed(pickle.SETITEM, lambda stack: stack[-2:-1]),
+            # From here on the stack is what came after a mark.
+            pickle.SETITEMS[0]: _keyed(pickle.SETITEMS, lambda stack: stack[::2]),
+            pickle.DICT[0]: _keyed(pickle.DICT, lambda stack: stack[::2]),
+            pickle.ADDITEMS[0]: _keyed(pickle.ADDITEMS, lambda stack: stack),
+            pickle.FROZENSET[0]: _keyed(pickle.FROZENSET, lambda stack: stack),
         }.items()
         if bytes([code]) not in _LEFT_OUT
     }

@@ -7,10 +7,10 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from bounds import MAX_TENSOR_BYTES, MAX_TENSOR_HEADER, MAX_ZIP_DIRECTORY, Refused, check, open_file
-from bounds.pickles import BoundedUnpickler
+from bounds.pickles import BoundedUnpickler, check_keys, ordered_dict
 from bounds.words import one_line
 
 
@@ -153,6 +153,11 @@ class _Kind:
         self.size = size
 
 
+def _set(members: Any = ()) -> set[Any]:
+    check_keys(members)
+    return set(members)
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Name:
     return _rebuilt(_as(_Storage, storage).count, offset, shape, strides)
 
@@ -167,9 +172,18 @@ def _as(kind: type, value: Any) -> Any:
     return value
 
 
+_MAX_AXES = 64  # what PyTorch has, too
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
 def _rebuilt(count: int, offset: Any, shape: Any, strides: Any) -> _Name:
-    whole = [count, offset, *shape, *strides]
-    if any(type(number) is not int or number < 0 for number in whole) or len(shape) != len(strides):
+    # A product of millions of numbers, or of long ones, takes longer the longer it becomes.
+    if len(shape) > _MAX_AXES or len(shape) != len(strides):
+        raise ValueError("a tensor of an impossible shape")
+    if not all(_is_count(number) for number in (count, offset, *shape, *strides)):
         raise ValueError("a tensor of an impossible shape")
     last = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if math.prod(shape) and (offset + last >= count or math.prod(shape) > count):
@@ -206,13 +220,13 @@ class _Follower(BoundedUnpickler):
             return _Kind(_DTYPES[name])
         match module, name:
             case "collections", "OrderedDict":
-                return self._made(OrderedDict)
+                return self._made(ordered_dict)
             case (("builtins" | "__builtin__"), "set"):
-                return self._made(set)
+                return self._made(_set)
             case "torch._utils", "_rebuild_tensor_v2":
-                return _tensor
+                return self._made(_tensor)
             case "torch._utils", "_rebuild_tensor_v3":
-                return _typed_tensor
+                return self._made(_typed_tensor)
             case (
                 ("torch._utils", "_rebuild_parameter") | ("torch", "Size" | "device") | ("builtins", "complex")
                 | ("_codecs", "encode")
@@ -224,14 +238,14 @@ class _Follower(BoundedUnpickler):
         """`make`, of parts that are counted."""
 
         def made(*parts: Any) -> Any:
-            self.charge(sum(len(part) for part in parts if hasattr(part, "__len__")))
+            self.charge(len(parts) + sum(len(part) for part in parts if hasattr(part, "__len__")))
             return make(*parts)
 
         return made
 
     def persistent_load(self, pid: Any) -> _Storage:
         word, kind, key, _, count = pid[:5]
-        if word != "storage" or type(kind) is not _Kind or type(key) is not str or type(count) is not int or count < 0:
+        if word != "storage" or type(kind) is not _Kind or type(key) is not str or not _is_count(count):
             raise ValueError("numbers of an unknown kind")
         if len(pid) > 5 and pid[5] is not None:
             raise ValueError("numbers within others")

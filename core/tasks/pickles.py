@@ -5,7 +5,6 @@ build numbers, text, lists, tuples, sets, dicts and arrays of numbers; not even 
 trusts what it is told of a buffer.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bounds import Refused
-from bounds.pickles import BoundedUnpickler
+from bounds.pickles import BoundedUnpickler, ordered_dict
 from bounds.words import one_line
 from core.errors import UserError
 
@@ -27,7 +26,10 @@ class _NotAdmitted(Exception):
 class _Dtype:
     """A dtype before the unpickler has said its byte order."""
 
-    def __init__(self, text: str, *_: Any) -> None:
+    def __init__(self, text: Any, *_: Any) -> None:
+        # Lists say what a record is made of, records within records; those of numbers have names of three letters.
+        if not isinstance(text, str) or len(text) > 16:
+            raise _NotAdmitted("an array of records")
         self.value = np.dtype(text)
         if self.value.kind not in _KINDS:
             raise _NotAdmitted(f"an array of dtype {self.value}")
@@ -87,7 +89,7 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "ndarray"): _reconstruct,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): ordered_dict,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
@@ -104,7 +106,7 @@ class _Unpickler(BoundedUnpickler):
 
         # A fresh function each time: a pickle can set attributes of what it is given.
         def made(*parts: Any) -> Any:
-            self.charge(sum(len(part) for part in parts if isinstance(part, str | bytes | list | dict)))
+            self.charge(len(parts) + sum(len(part) for part in parts if isinstance(part, str | bytes | list | dict)))
             return make(*parts)
 
         return made

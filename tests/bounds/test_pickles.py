@@ -1,5 +1,6 @@
 """What a pickle of a few bytes may cost."""
 
+import collections
 import io
 import pickle
 import struct
@@ -8,7 +9,7 @@ import tracemalloc
 import pytest
 
 from bounds import FACTOR, Refused
-from bounds.pickles import BoundedUnpickler
+from bounds.pickles import BoundedUnpickler, ordered_dict
 
 
 def load(content: bytes, size: int | None = None):
@@ -74,6 +75,56 @@ def test_copies_are_counted():
     reader.charge(10)
     with pytest.raises(MemoryError, match="copies the same values"):
         reader.charge(1)
+
+
+def nested(depth: int, grow: bytes) -> bytes:
+    """Instructions for a tuple of so many layers."""
+    return b"K\x00\x85" + grow * depth
+
+
+@pytest.mark.parametrize("grow", [b"2\x86", b"\x85"], ids=["shared", "deep"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"}", b"Ns."), (b"}(", b"Nu."), (b"(", b"Nd."), (b"\x8f(", b"\x90."), (b"(", b"\x91.")],
+    ids=["item", "items", "dict", "set", "frozenset"],
+)
+def test_what_takes_years_to_hash_is_no_key(grow, before, after):
+    content = b"\x80\x04" + before + nested(15, grow) + after
+    hash(load(b"\x80\x02" + nested(15, grow) + b"."))  # at 15 layers in a moment; each more takes twice as long
+    with pytest.raises(pickle.UnpicklingError, match="a tuple is the key of a dict, or in a set"):
+        load(content)
+
+
+@pytest.mark.parametrize("key", [b"a" * 70_000, "a" * 70_000, 1 << 70_000], ids=["bytes", "text", "number"])
+def test_a_key_that_takes_long_to_compare_is_none(key):
+    with pytest.raises(pickle.UnpicklingError, match=r"a (bytes|str|int) too long is the key"):
+        load(pickle.dumps({key: 1}, 4))
+
+
+@pytest.mark.parametrize("pairs", [{"a": 1}, [["a", 1]], (("a", 1),), ["a1"], ()])
+def test_ordered_dicts_have_plain_keys(pairs):
+    assert ordered_dict(pairs) == collections.OrderedDict(pairs)
+    with pytest.raises(pickle.UnpicklingError, match="a tuple is the key"):
+        ordered_dict([*pairs, ((1,), 2)])
+
+
+def test_what_a_state_copies_is_counted():
+    class Named:
+        def __setstate__(self, state):
+            self.state = state
+
+    class Reader(BoundedUnpickler):
+        settable = (Named,)
+
+        def find_class(self, module, name):
+            return Named
+
+    text = b"X" + struct.pack("<I", 1000) + b"a" * 1000
+    once = b"\x80\x02ca\nb\nq\x00" + text + b"q\x01]q\x02(" + b"h\x00)Rh\x01b"
+    assert Reader(io.BytesIO(once + b"e."), len(once) + 2, "x").load()[0].state == "a" * 1000
+    twice = once + b"h\x00)Rh\x01be."
+    with pytest.raises(MemoryError, match="copies the same values"):
+        Reader(io.BytesIO(twice), len(twice), "x").load()
 
 
 @pytest.mark.parametrize("value", [complex(1, 2), pickle.PickleBuffer, Refused])

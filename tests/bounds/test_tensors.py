@@ -1,6 +1,7 @@
 """Files of tensors that announce more than they hold, or hold more than tensors."""
 
 import io
+import pickle
 import struct
 import zipfile
 from collections import OrderedDict
@@ -61,6 +62,67 @@ def test_numbers_that_are_not_there_are_refused(tmp_path):
         path.write_bytes(rezipped(small, lambda name, data, old=old, new=new: data.replace(old, new)))
         with pytest.raises(UserError, match=r"w\.pt is damaged"):
             load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ([b"K\x02\x85", b"K\x01\x85"], b"(" + b"K\x01" * 65 + b"t"),
+        ([b"K\x01\x85"], b"\x8a\x08" + bytes(7) + b"\x40\x8a\x09" + bytes(8) + b"\x01" + b"\x86"),
+        ([b"K\x01\x85"], b"\x8a\x09" + bytes(8) + b"\x01\x85"),
+    ],
+    ids=["axes", "strides of other axes", "stride"],
+)
+def test_shapes_of_many_axes_or_long_numbers_are_not_multiplied(tmp_path, old, new):
+    path, small = tmp_path / "w.pt", torch_file({"a": torch.ones(2)}, True)
+
+    def change(name, data):
+        for each in old:
+            data = data.replace(each, new)
+        return data
+
+    path.write_bytes(rezipped(small, change))
+    with pytest.raises(Refused, match="a tensor of an impossible shape"):
+        check_torch(path)
+
+
+def test_a_storage_of_a_long_number_is_refused(tmp_path):
+    path, small = tmp_path / "w.pt", torch_file({"a": torch.ones(0)}, True)
+    long = b"\x8a\x09" + bytes(8) + b"\x01"
+    path.write_bytes(rezipped(small, lambda name, data: data.replace(b"K\x00tq", long + b"tq")))
+    with pytest.raises(Refused, match="numbers of an unknown kind"):
+        check_torch(path)
+
+
+class Called:
+    """Pickled as a call."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("key", [(1,), frozenset({1}), torch.float32], ids=str)
+def test_what_takes_years_to_hash_is_no_key(tmp_path, key):
+    path = tmp_path / "w.pt"
+    for value in ({key: 1}, {key}, Called(OrderedDict, ([[key, 1]],)), OrderedDict({key: 1})):
+        for protocol in (0, 2, 4):
+            content = pickle.dumps(value, protocol)
+            if b"frozenset" in content:  # is called there, which is refused in itself
+                continue
+            path.write_bytes(rezipped(torch_file({}, True), lambda name, data, new=content: new))
+            with pytest.raises(Refused, match=r"a \w+ is the key of a dict, or in a set"):
+                check_torch(path)
+
+
+def test_what_a_name_is_called_with_is_counted(tmp_path):
+    path = tmp_path / "w.pt"
+    content = b"\x80\x02ctorch\nSize\nq\x00(" + b"N" * 1000 + b"tq\x010]q\x02(" + b"h\x00h\x01R0" * 1000 + b"e."
+    path.write_bytes(rezipped(torch_file({}, True), lambda name, data: content))
+    with pytest.raises(Refused, match="copies the same values"):
+        check_torch(path)
 
 
 def test_an_array_of_bytes_is_not_made(tmp_path):

@@ -142,3 +142,28 @@ def test_copies_of_the_same_text_are_refused():
     content += b"q\x01X\x06\x00\x00\x00latin1q\x02\x86q\x030]q\x04(" + b"h\x00h\x03R" * 1000 + b"e."
     with pytest.raises(UserError, match=r"some\.pkl is not a whole pickle \(MemoryError: it copies the same values"):
         read(content)
+
+
+def test_what_a_name_is_called_with_is_counted():
+    """The same thousand values a thousand times, of which only the text was counted."""
+    content = b"\x80\x02cnumpy\nndarray\nq\x00(" + b"N" * 1000 + b"tq\x010]q\x02(" + b"h\x00h\x01R0" * 1000 + b"e."
+    with pytest.raises(UserError, match="copies the same values"):
+        read(content)
+
+
+def test_text_is_not_made_bytes_again_and_again():
+    """An array of Python 2 has its numbers as text, which is encoded each time that it is an array's."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\n)R"
+    state = b"(K\x01M\xe8\x03\x85cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R\x89X\xe8\x03\x00\x00" + b"a" * 1000 + b"tq\x01b"
+    assert read(b"\x80\x02](" + array + state + b"e.")[0].sum() == 1000 * ord("a")
+    with pytest.raises(UserError, match="copies the same values"):
+        read(b"\x80\x02](" + array + state + (array + b"h\x01b") * 5 + b"e.")
+
+
+def test_a_type_of_records_is_not_made():
+    """Each of two fields is a record of two such fields, and so on: NumPy would make all 2^n of them."""
+    content = b"\x80\x02cnumpy\ndtype\nX\x01\x00\x00\x00bq\x010X\x01\x00\x00\x00aq\x020X\x02\x00\x00\x00i4"
+    for _ in range(12):
+        content += b"q\x000](h\x02h\x00\x86h\x01h\x00\x86e"
+    with pytest.raises(UserError, match="an array of records, which is no part of arrays of numbers"):
+        read(content + b"\x85R.")
