@@ -37,17 +37,18 @@ def open_zip(file: BinaryIO, path: object) -> zipfile.ZipFile:
 
     Raises:
         Refused: for compressed parts, which could be of any size; parts that are larger; or a list of parts that is
-            too long.
+            too long, or not the only one that could be taken for it.
         zipfile.BadZipFile, OSError: if it is damaged.
     """
     size = check_zip_directory(file, path)
+    _check_one_directory(file, path, size)
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
         raise Refused(f"{path} has compressed or encrypted parts, which this kind of file never has")
-    if sum(entry.file_size for entry in entries) > size:
+    if sum(entry.file_size for entry in entries) > archive.start_dir:
         raise Refused(f"{path} is damaged: its parts are larger than it is")
-    if len({entry.filename for entry in entries}) < len(entries):
+    if len({entry.filename.lower() for entry in entries}) < len(entries):  # PyTorch takes capitals for small letters
         raise Refused(f"{path} is damaged: it has two parts of one name")
     return archive
 
@@ -57,18 +58,50 @@ def check_zip_directory(file: BinaryIO, path: object) -> int:
 
     Raises:
         Refused: if the list is too long.
+        zipfile.BadZipFile: if it is damaged.
     """
     size = file.seek(0, io.SEEK_END)
-    file.seek(max(0, size - (1 << 16) - 100))
-    tail = file.read()
-    end = tail.rfind(b"PK\5\6")
-    length = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
-    if length == 0xFFFFFFFF and tail[end - 20 : end - 16] == b"PK\6\7":
-        file.seek(min(size, int.from_bytes(tail[end - 12 : end - 4], "little")))
-        length = int.from_bytes(file.read(56)[40:48], "little")
+    if (record := _end_record(file)) is not None:
+        check(path, record.length, MAX_ZIP_DIRECTORY, "bytes in its list of parts")
     file.seek(0)
-    check(path, length, MAX_ZIP_DIRECTORY, "bytes in its list of parts")
     return size
+
+
+class _EndRecord(NamedTuple):
+    """What the end of a zip file says of the list of its parts."""
+
+    is_zip64: bool
+    length: int  # of the list, in bytes
+    start: int  # of the list
+    at: int  # where the end record itself stands
+
+
+def _end_record(file: BinaryIO) -> _EndRecord | None:
+    """That which `zipfile` goes by, for there are several ways to look for it; None if it finds none."""
+    found = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # the stubs leave it out
+    return None if found is None else _EndRecord(found[0] == b"PK\6\6", found[5], found[6], found[9])
+
+
+def _check_one_directory(file: BinaryIO, path: object, size: int) -> None:
+    """See that there is one list of parts, whoever looks for it: it ends where the records of it begin, which are last.
+
+    `zipfile` takes the list before the records, whatever they say of its place, PyTorch that at the place they say.
+
+    Raises:
+        Refused: if it is not so.
+    """
+    if (record := _end_record(file)) is None:
+        return  # `zipfile` says so
+    file.seek(max(0, record.at - 20))
+    locator = file.read(20)
+    has_locator = locator[:4] == b"PK\6\7"
+    end = record.at - (56 + 20 if record.is_zip64 else 0)
+    is_one = record.start + record.length == end and record.at + 22 == size and has_locator == record.is_zip64
+    if has_locator and int.from_bytes(locator[8:16], "little") != end:
+        is_one = False
+    if not is_one:
+        raise Refused(f"{path} is damaged: the list of its parts is not where its end says")
+    file.seek(0)
 
 
 def check_torch(path: str | Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from bounds import MAX_TENSOR_HEADER, Refused
-from bounds.tensors import check_safetensors, check_torch, open_zip
+from bounds.tensors import check_safetensors, check_torch, check_zip_directory, open_zip
 from core import load_weights
 from core.errors import UserError
 from tests.fuzz.seeds import BYTEARRAY, rezipped, torch_file
@@ -182,6 +182,47 @@ def test_a_zip_with_two_parts_of_one_name_is_refused():
             archive.writestr("a", b"2")
     with pytest.raises(Refused, match="two parts of one name"):
         open_zip(sink, "x")
+
+
+def test_names_that_differ_in_capitals_are_refused():
+    """PyTorch looks for names without regard to them."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("a/data.pkl", b"1")
+        archive.writestr("a/DATA.pkl", b"2")
+    with pytest.raises(Refused, match="two parts of one name"):
+        open_zip(sink, "x")
+
+
+def test_a_zip_with_two_lists_of_parts_is_refused():
+    """Python would take that before the end, PyTorch that where the end says."""
+    for whole in (rezipped(torch_file({"a": torch.ones(2)}, True), lambda name, data: data), torch_file({}, True)):
+        open_zip(io.BytesIO(whole), "x").close()
+        start = whole.index(b"PK\1\2")
+        end = max(whole.rfind(b"PK\6\6"), 0) or len(whole) - 22  # PyTorch writes the records of large files
+        for changed in (
+            whole[:end] + whole[start:end] + whole[end:],
+            whole[:start] + bytes(8) + whole[start:],
+            bytes(8) + whole,
+            whole[:-2] + b"\x04\0text",
+            whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:],
+        ):
+            with pytest.raises(Refused, match="x is damaged: the list of its parts is not where its end says"):
+                open_zip(io.BytesIO(changed), "x")
+
+
+def test_the_records_of_a_large_zip_agree_with_each_other():
+    whole = torch_file({"a": torch.ones(2)}, True)
+    locator = len(whole) - 22 - 20
+    assert whole[locator : locator + 4] == b"PK\6\7"
+    other = bytearray(whole)
+    other[locator + 8] ^= 1
+    with pytest.raises(Refused, match="is not where its end says"):
+        open_zip(io.BytesIO(other), "x")
+    large = bytearray(whole)
+    large[locator - 16 : locator - 8] = struct.pack("<Q", 1 << 40)  # the other record still says the true length
+    with pytest.raises(Refused, match="x has 1,099,511,627,776 bytes in its list of parts"):
+        check_zip_directory(io.BytesIO(large), "x")
 
 
 def test_a_long_list_of_parts_is_refused(monkeypatch):
