@@ -34,6 +34,8 @@ MAX_NAME = 255  # characters of a name, which is what file systems allow
 MAX_CACHE_BYTES = 4 * _GIB  # arrays kept between processes; Omniglot's have 26 MB
 MAX_TABLE_BYTES = 2 * _GIB  # a parquet file; the largest of record has 1 MB
 MAX_TABLE_VALUES = 100_000_000  # rows times columns; the largest of record has 1.2 million
+MAX_TABLE_FOOTER = 100_000  # numbers, words, lists and structs in the footer; the largest of record has 1,645
+MAX_TABLE_SCHEMA = _MIB  # bytes of Arrow's own schema in it, which may have eight parts a byte; ours have 5 kB
 MAX_TABLE_TEXT = 4 * _GIB  # of all words in a table, each counted as often as it stands there
 
 

@@ -2,8 +2,9 @@
 
 A pickle is a program. Even one that may call nothing can ask for a terabyte in ten bytes: by the length it states of a
 string, by the place it gives a value in the list of values to come back to, or by a copy of the same value again and
-again; and for years, by a key whose hash is that of parts that share their parts. The reader here is Python's own in Python: it keeps those values in a dict, where that in C makes a list as long
-as the largest place, and lets its instructions be replaced.
+again; and for years of work, by a key whose hash is that of parts that share their parts. The reader here is Python's
+own in Python: it keeps those values in a dict, where that in C makes a list as long as the largest place, and lets its
+instructions be replaced.
 """
 
 import pickle

@@ -68,10 +68,9 @@ def test_numbers_that_are_not_there_are_refused(tmp_path):
     ("old", "new"),
     [
         ([b"K\x02\x85", b"K\x01\x85"], b"(" + b"K\x01" * 65 + b"t"),
-        ([b"K\x01\x85"], b"\x8a\x08" + bytes(7) + b"\x40\x8a\x09" + bytes(8) + b"\x01" + b"\x86"),
         ([b"K\x01\x85"], b"\x8a\x09" + bytes(8) + b"\x01\x85"),
     ],
-    ids=["axes", "strides of other axes", "stride"],
+    ids=["axes", "stride"],
 )
 def test_shapes_of_many_axes_or_long_numbers_are_not_multiplied(tmp_path, old, new):
     path, small = tmp_path / "w.pt", torch_file({"a": torch.ones(2)}, True)

@@ -154,7 +154,9 @@ def test_what_a_name_is_called_with_is_counted():
 def test_text_is_not_made_bytes_again_and_again():
     """An array of Python 2 has its numbers as text, which is encoded each time that it is an array's."""
     array = b"cnumpy.core.multiarray\n_reconstruct\n)R"
-    state = b"(K\x01M\xe8\x03\x85cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R\x89X\xe8\x03\x00\x00" + b"a" * 1000 + b"tq\x01b"
+    state = (
+        b"(K\x01M\xe8\x03\x85cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85R\x89X\xe8\x03\x00\x00" + b"a" * 1000 + b"tq\x01b"
+    )
     assert read(b"\x80\x02](" + array + state + b"e.")[0].sum() == 1000 * ord("a")
     with pytest.raises(UserError, match="copies the same values"):
         read(b"\x80\x02](" + array + state + (array + b"h\x01b") * 5 + b"e.")
