@@ -9,7 +9,7 @@ import pytest
 
 import bounds
 from bounds import FACTOR, Refused, Within, check, most, open_file, read_bytes
-from bounds.text import parse_json, read_json
+from bounds.text import _check_depth, parse_json, read_json
 
 
 def test_a_file_is_read_up_to_the_bound_and_no_further(tmp_path):
@@ -100,6 +100,18 @@ def test_json_that_is_well_is_read(text):
     import json
 
     assert parse_json(text, "x") == json.loads(text)
+
+
+@pytest.mark.parametrize("unit", ["a", "\\\\", "a\\\""], ids=["letters", "escapes", "both"])
+@pytest.mark.parametrize("end", ['"', ""], ids=["closed", "open"])
+def test_a_long_string_takes_no_more_than_its_size(unit, end):
+    text = '"' + unit * 1_000_000 + end
+    tracemalloc.start()
+    try:
+        _check_depth(text, "x")
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_bounds_are_above_what_is_real():
