@@ -154,13 +154,33 @@ def _read(place: Path) -> dict[str, dict[str, Any]]:
     return values
 
 
+class _PlainMember(tarfile.TarInfo):
+    """A file in an archive as CIFAR-100's has them, which say all about themselves.
+
+    Others have headers of their own before them, whose reading may take days, or are sparse: they have any size, of
+    nothing.
+    """
+
+    _LEFT_OUT = (
+        tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE,
+        tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    )  # fmt: skip
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self._LEFT_OUT:
+            raise tarfile.HeaderError(f"it has a header of type {self.type!r}, which CIFAR-100's archive has nowhere")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # the stubs leave it out
+        return member
+
+
 def _read_archive(file: BinaryIO, place: Path, values: dict[str, Any]) -> None:
     """Add the value of each of `FILES` in an archive, in the order in which they come: it is unpacked once."""
     wanted = {f"{FOLDER}/{name}": name for name in FILES}
     with gzip.open(file) as unpacked:
         # It may unpack to a thousand times its size, and what describes a file in it is read as a whole.
         within = Within(unpacked, most(MAX_CIFAR_BYTES))  # type: ignore[arg-type]  # is a reader
-        with tarfile.open(fileobj=within, mode="r|") as archive:  # type: ignore[call-overload]  # is a reader, too
+        # A reader, too.
+        with tarfile.open(fileobj=within, mode="r|", tarinfo=_PlainMember) as archive:  # type: ignore[call-overload]
             for number, member in enumerate(archive):
                 check(place, number, MAX_TAR_MEMBERS, "files or more in it")
                 name = wanted.pop(member.name, None)

@@ -233,3 +233,11 @@ def test_archives_have_bounds(tmp_path, monkeypatch, members, message):
     with pytest.raises(UserError, match=message):
         module._read(archive_of(tmp_path / "cifar-100-python.tar.gz", members))
     assert {path.name for path in tmp_path.rglob("*")} == {"cifar-100-python.tar.gz"}
+
+
+@pytest.mark.parametrize("kind", ["L", "K", "S", "x", "g", "X"])
+def test_archives_of_headers_that_are_not_of_cifar_are_refused(tmp_path, kind):
+    """A sparse file of a few bytes has any size; headers for long names are read by searches that take days."""
+    header = member("meta", 1 << 19, kind.encode())
+    with pytest.raises(UserError, match=f"it has a header of type b'{kind}', which CIFAR-100's archive has nowhere"):
+        module._read(archive_of(tmp_path / "cifar-100-python.tar.gz", [(header, bytes(1 << 19))]))
