@@ -5,11 +5,12 @@ bytes that are there. Loads neither torch nor pandas; `core` turns what is refus
 `StudyError`.
 """
 
+import errno
 import math
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 FACTOR = "ADAPTLENS_BOUNDS"
 """Environment variable: what every bound but those on depth is multiplied by, for files that are meant to be larger."""
@@ -86,6 +87,27 @@ def open_file(path: str | Path, bound: int) -> BinaryIO:
             raise Refused(f"{path} is no regular file")
         check(path, status.st_size, bound, "bytes")
         return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def open_lock(path: str | Path) -> IO[str]:
+    """A file to hold a lock of, opened for writing, and made if it is not there.
+
+    Raises:
+        OSError: if it cannot be opened or made, or is no regular file: a pipe waits for ever, and a link leads anywhere.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "its lock is a link", str(path)) from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "its lock is no regular file", str(path))
+        return os.fdopen(descriptor, "a", encoding="utf-8")
     except BaseException:
         os.close(descriptor)
         raise

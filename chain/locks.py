@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from analysis.errors import StudyError
+from bounds import open_lock
 
 
 def lock(path: Path, what: str) -> IO[str]:
@@ -25,7 +26,7 @@ def lock(path: Path, what: str) -> IO[str]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a", encoding="utf-8")
+        file = open_lock(path)
     except OSError as error:
         raise StudyError(f"cannot write {path}: {error.strerror or error}") from error
     try:

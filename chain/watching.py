@@ -1,10 +1,13 @@
 """What the jobs at work say of their progress, told by the process that runs them: their own words go into logs."""
 
+import io
 import re
 import sys
 import threading
 from pathlib import Path
 from typing import TextIO
+
+from bounds import Refused, open_file
 
 EVERY_SECONDS = 15.0
 _TAIL_BYTES = 4096
@@ -41,10 +44,10 @@ def _progress_in(logs: Path) -> dict[Path, str]:
     found = {}
     for path in sorted(logs.glob("*/*.log")):
         try:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            with open_file(path, sys.maxsize) as file:
+                file.seek(max(0, file.seek(0, io.SEEK_END) - _TAIL_BYTES))
                 last = file.read().decode(errors="replace").rstrip().rpartition("\n")[2]
-        except OSError:  # a job that begins again replaces its log
+        except (OSError, Refused):  # a job that begins again replaces its log; what is no file never ends
             continue
         if told := _PROGRESS.match(last):
             found[path] = told[0]

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from bounds import open_lock
 from core.errors import UserError
 
 try:
@@ -63,7 +64,7 @@ def claim(folder: Path) -> Claim | None:
         try:
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / LOCK).open("a", encoding="utf-8")
+            file = open_lock(folder / LOCK)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and attempts < ATTEMPTS:
                 continue  # another has given it back, and taken the folder away

@@ -4,6 +4,9 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+from analysis.errors import StudyError
 from chain.locks import lock, locked
 
 HOLD = """
@@ -57,3 +60,21 @@ def test_the_lock_is_given_back(tmp_path, capfd):
     lock(tmp_path / "lock", "the test").close()
     with locked(tmp_path / "lock", "the test"):
         assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_lock_is_a_file(tmp_path, kind):
+    """A pipe would be waited for until somebody reads it; a link makes an empty file wherever it leads."""
+    path = tmp_path / "lock"
+    if kind == "pipe":
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+        reader = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(StudyError, match=r"cannot write .*: its lock is (a link|no regular file)"):
+            lock(path, "the test")
+    finally:
+        os.close(reader)
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,4 +1,6 @@
 import io
+import os
+import threading
 import time
 
 import pytest
@@ -49,6 +51,20 @@ def test_logs_of_an_earlier_call_are_not_told(tmp_path, log):
         time.sleep(0.01)
     stop.set()
     assert stream.getvalue() == "study similarity-x: 7/50 task (14 %), 00:03 gone, 00:18 left\n"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, log):
+    pipe = log.with_name("pipe.log")
+    os.mkfifo(pipe)
+    told = []
+    looking = threading.Thread(target=lambda: told.extend(news(tmp_path, {})), daemon=True)
+    looking.start()
+    looking.join(60)
+    if is_waiting := looking.is_alive():
+        os.close(os.open(pipe, os.O_WRONLY))
+        looking.join()
+    assert not is_waiting
+    assert len(told) == 1
 
 
 def test_no_logs_are_no_mistake(tmp_path):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -75,3 +76,21 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot write .*file/one: Not a directory"):
         claim(tmp_path / "file" / "one")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_lock_is_a_file(tmp_path, kind):
+    """A pipe would be waited for until somebody reads it; a link makes an empty file wherever it leads."""
+    path = tmp_path / ".lock"
+    if kind == "pipe":
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    else:
+        path.symlink_to(tmp_path / "elsewhere")
+        reader = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*: its lock is (a link|no regular file)"):
+            claim(tmp_path)
+    finally:
+        os.close(reader)
+    assert not (tmp_path / "elsewhere").exists()
