@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -415,6 +416,8 @@ PROVENANCE_KEYS = (
 
 _PROVENANCE_TYPES: dict[str, type | tuple[type, ...]] = dict.fromkeys(PROVENANCE_KEYS, str)
 _PROVENANCE_TYPES |= dict.fromkeys(("config", "settings", "packages"), dict) | {"wall_seconds": (int, float)}
+# What it may say beyond that, as words and numbers that are shown and compared wherever they are there.
+_CONFIG_TYPES: dict[str, type] = {"dataset": str, "model": str, "method": str, "seed": int}
 
 _ARROW = {"str": pa.string(), "int64": pa.int64(), "Int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
@@ -611,14 +614,30 @@ def _read_arrow(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     study = found.get("study")
     if not isinstance(study, str) or study not in SCHEMAS:
         raise StudyError(f"{path} is of study {study!r}, which this version does not know")
-    for key, kind in _PROVENANCE_TYPES.items():
-        if not isinstance(found.get(key), kind):
-            raise StudyError(f"the provenance of {path} does not say its {key} as it should")
+    if wrong := _wrong_keys(found):
+        raise StudyError(f"the provenance of {path} does not say its {listed(wrong)} as it should")
     expected = {name: _ARROW[column.dtype] for name, column in SCHEMAS[study].items()}
     columns = {field.name: field.type for field in table.schema}
     if wrong := [name for name in sorted(expected.keys() | columns.keys()) if expected.get(name) != columns.get(name)]:
         raise StudyError(f"{path} has other columns than study {study!r}: {listed(wrong)}")
-    return table.select(list(expected)), found
+    table = table.select(list(expected))
+    if missing := [name for name in expected if table[name].null_count and SCHEMAS[study][name].dtype != "Int64"]:
+        raise StudyError(f"{path} has missing values where study {study!r} has none: {listed(missing)}")
+    # Where a column has no missing values the file may say that it could have: to join tables they must say the same.
+    return table.cast(_arrow_schema(study).with_metadata(words)), found
+
+
+def _wrong_keys(origin: Mapping[str, Any]) -> list[str]:
+    """What a provenance does not say, or not as it should."""
+    wrong = [key for key, kind in _PROVENANCE_TYPES.items() if not isinstance(origin.get(key), kind)]
+    if "wall_seconds" not in wrong and not abs(origin["wall_seconds"]) < sys.float_info.max:  # NaN, too
+        wrong.append("wall_seconds")
+    if "config" not in wrong:
+        told = {key: origin["config"].get(key) for key in _CONFIG_TYPES}
+        wrong += [f"config's {key}" for key, value in told.items() if type(value) not in (_CONFIG_TYPES[key], NoneType)]
+        if type(told["seed"]) is int and abs(told["seed"]) >= 1 << 63:
+            wrong.append("config's seed")
+    return wrong if isinstance(origin.get("run_status"), str | None) else [*wrong, "run_status"]
 
 
 def _check_measured(study: str, frame: pd.DataFrame) -> None:
@@ -649,9 +668,13 @@ def _to_arrow(study: str, frame: pd.DataFrame) -> pa.Table:
         told += [f"has extra {', '.join(extra)}"] if extra else []
         told += [] if frame.columns.is_unique else ["has a column twice"]
         raise StudyError(f"a table of study {study!r} {' and '.join(told)}")
-    fields = [pa.field(name, _ARROW[c.dtype], nullable=c.dtype == "Int64") for name, c in schema.items()]
     arrays = [_column(study, name, frame[name], c.dtype) for name, c in schema.items()]
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    return pa.Table.from_arrays(arrays, schema=_arrow_schema(study))
+
+
+def _arrow_schema(study: str) -> pa.Schema:
+    columns = SCHEMAS[study].items()
+    return pa.schema([pa.field(name, _ARROW[c.dtype], nullable=c.dtype == "Int64") for name, c in columns])
 
 
 def _column(study: str, name: str, series: pd.Series, dtype: str) -> pa.Array:

@@ -234,6 +234,51 @@ def test_tables_of_other_kinds_and_versions_are_refused(tmp_path):
         read_table(path)
 
 
+@pytest.mark.parametrize("name", ["name", "count", "size", "yes"])
+def test_missing_values_are_refused_where_there_are_none(tmp_path, every_type, name):
+    """They came back as an error of pandas, or as False."""
+    path = write_table(tmp_path, "every_type", "x", every_type, provenance())
+    table = pq.read_table(path)
+    at = table.column_names.index(name)
+    column = pa.chunked_array([[table[name][0].as_py(), None]], table[name].type)
+    pq.write_table(table.set_column(at, pa.field(name, column.type), column), path)
+    with pytest.raises(StudyError, match=f"x\\.parquet has missing values where study 'every_type' has none: {name}"):
+        read_table(path)
+
+
+def test_tables_that_could_have_missing_values_are_joined_with_those_that_could_not(tmp_path, every_type):
+    write_table(tmp_path, "every_type", "a", every_type, provenance())
+    path = write_table(tmp_path, "every_type", "b", every_type, provenance())
+    table = pq.read_table(path)
+    pq.write_table(
+        table.cast(pa.schema([field.with_nullable(True) for field in table.schema], table.schema.metadata)), path
+    )
+    assert pq.read_schema(path).field("count").nullable
+    frame = read_study(tmp_path, "every_type")
+    assert frame["count"].tolist() == every_type["count"].tolist() * 2
+    assert read_table(path).attrs["provenance"]["study"] == "every_type"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"run_status": 5}, "run_status"),
+        ({"config": {"dataset": ["a"]}}, "config's dataset"),
+        ({"config": {"seed": "x"}}, "config's seed"),
+        ({"config": {"seed": 10**400}}, "config's seed"),
+        ({"config": {"seed": True, "model": {}}}, "config's model, config's seed"),
+        ({"wall_seconds": 10**400}, "wall_seconds"),
+        ({"wall_seconds": float("nan"), "device": 1}, "device, wall_seconds"),
+    ],
+)
+def test_a_provenance_of_other_kinds_is_refused(tmp_path, change, told):
+    """A page of all tables shows and compares what it says."""
+    path = write_table(tmp_path, "ceilings", "x", ceilings_frame(), provenance())
+    rewrite_metadata(path, **change)
+    with pytest.raises(StudyError, match=rf"the provenance of .*x\.parquet does not say its {told} as it should"):
+        read_provenance(path)
+
+
 def test_done_means_the_same_settings(tmp_path):
     assert not is_done(tmp_path, "ceilings", "x")
     write_table(tmp_path, "ceilings", "x", ceilings_frame(), provenance(settings={"num_tasks": 2, "hidden": (1, 2)}))
