@@ -36,6 +36,7 @@ def cached_arrays(
     keys: Collection[str],
     make: Callable[[], Arrays],
     cache_dir: str | os.PathLike[str] | None = None,
+    fits: Callable[[Arrays], bool] = lambda arrays: True,
 ) -> Arrays:
     """What `make` returns, read from the cache if it was made before.
 
@@ -46,12 +47,13 @@ def cached_arrays(
         make: makes the arrays. It is called again where the cached file is damaged; where the folder cannot be
             written, each process calls it for itself, and one warning says so.
         cache_dir: see `cache_folder`.
+        fits: whether arrays of the right names are what `make` could have made; others count as damaged.
 
     Returns:
         The arrays by name.
     """
     path = cache_folder(cache_dir) / f"{name}.npz"
-    if (found := _read(path, keys)) is not None:
+    if (found := _read(path, keys)) is not None and fits(found):
         return found
     arrays = make()
 
@@ -66,6 +68,19 @@ def cached_arrays(
             _unwritable.add(path.parent)
             warnings.warn(f"{error}; every process will make this data again", stacklevel=2)
     return arrays
+
+
+def are_drawings(arrays: Arrays) -> bool:
+    """Whether these are "images", uint8 (classes, images, 1, 28, 28), and "names", a word for each class."""
+    images, names = arrays["images"], arrays["names"]
+    return (
+        images.dtype == np.uint8
+        and images.ndim == 5
+        and images.shape[2:] == (1, 28, 28)
+        and images.size > 0
+        and names.dtype.kind == "U"
+        and names.shape == images.shape[:1]
+    )
 
 
 def _read(path: Path, keys: Collection[str]) -> Arrays | None:

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 from core.errors import UserError
 from core.tasks.base import SPLITS
-from core.tasks.cache import Arrays, cached_arrays
+from core.tasks.cache import Arrays, are_drawings, cached_arrays
 from core.tasks.images import POOL_SIZES, ImageTasks
 
 SIZE = 28
@@ -147,7 +147,8 @@ def glyph_images(cache_dir: str | os.PathLike[str] | None = None) -> Arrays:
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for path in fonts:
         digest.update(_file_digest(path))
-    return cached_arrays(f"glyphs-{digest.hexdigest()}", ("images", "names"), lambda: _draw_all(fonts), cache_dir)
+    name = f"glyphs-{digest.hexdigest()}"
+    return cached_arrays(name, ("images", "names"), lambda: _draw_all(fonts), cache_dir, fits=are_drawings)
 
 
 @functools.cache

@@ -135,6 +135,10 @@ def _download(folder: Path) -> None:
         fetch(url, folder / name, md5)
 
 
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
 def _read(path: Path) -> tuple[list[str], torch.Tensor]:
     """The names of the classes in a file, sorted, and their images: uint8 (classes, images, 3, 84, 84)."""
     try:
@@ -151,9 +155,7 @@ def _read(path: Path) -> tuple[list[str], torch.Tensor]:
     if (
         not isinstance(rows, dict)
         or not rows
-        or not all(
-            isinstance(name, str) and isinstance(members, list | tuple | np.ndarray) for name, members in rows.items()
-        )
+        or not all(isinstance(name, str) and _is_sequence(members) for name, members in rows.items())
     ):
         raise UserError(f"{path} has no `class_dict` of rows by the names of classes")
     if sum(len(members) for members in rows.values()) > len(data):

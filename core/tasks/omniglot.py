@@ -35,7 +35,7 @@ from bounds.tensors import check_zip_directory
 from bounds.words import one_line, shown
 from core.errors import UserError
 from core.files import write_atomically
-from core.tasks.cache import Arrays, cache_folder, cached_arrays
+from core.tasks.cache import Arrays, are_drawings, cache_folder, cached_arrays
 from core.tasks.images import POOL_SIZES, ImageTasks
 
 SIZE = 28
@@ -166,8 +166,9 @@ def _tasks(
         _download(name, folder)
     digest, read = _find(name, folder)
     arrays = cached_arrays(
-        f"{name}-{digest}-{_VERSION}-{PIL.__version__}", ("images", "names"), lambda: _decode(read()), cache_dir
-    )
+        f"{name}-{digest}-{_VERSION}-{PIL.__version__}", ("images", "names"), lambda: _decode(read()), cache_dir,
+        fits=are_drawings,
+    )  # fmt: skip
     names = [str(character) for character in arrays["names"]]
     if len(names) != CHARACTERS[name]:
         warnings.warn(

@@ -114,6 +114,7 @@ def cut(path):
         ("a.safetensors", lambda p: (save_file({"a": torch.ones(9)}, p), cut(p)), "a.safetensors is damaged"),
         ("a.pt", lambda p: torch.save([1, 2], p), "a.pt holds 0 state dicts, not one"),
         ("a.pt", lambda p: torch.save({k: {"w": torch.ones(1)} for k in "ab"}, p), "holds 2 state dicts"),
+        ("a.pt", lambda p: torch.save({"w": torch.ones(1), 0: torch.ones(1)}, p), "a.pt holds 0 state dicts, not one"),
     ],
 )  # fmt: skip
 def test_damaged_weights_are_told_in_one_sentence(tmp_path, name, write, message):

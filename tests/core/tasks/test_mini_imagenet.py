@@ -88,6 +88,8 @@ def test_says_when_it_is_not_the_real_data(folder):
         (content("test", image_data=np.zeros((12, 3, 84, 84), np.uint8)), "no `image_data`"),
         (content("test", class_dict={}), "no `class_dict`"),
         (content("test", class_dict={"a": 3}), "no `class_dict`"),
+        (content("test", class_dict={"a": np.array(3)}), "no `class_dict`"),
+        (content("test", class_dict={"a": np.zeros((2, 1), int)}), "no `class_dict`"),
         (content("test", class_dict={"a": [0, 12]}), "something other than rows of its 12 images"),
         (content("test", class_dict={"a": [0, -1]}), "something other than rows of its 12 images"),
         (content("test", class_dict={"a": [0.5]}), "something other than rows of its 12 images"),
