@@ -116,16 +116,17 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _draw_all_there(results: Path, figure: str) -> int:
     """Draw from whatever was measured; a figure of which nothing was is no mistake, and has no files."""
-    from chain.drawing import draw, tables_there, write_record
+    from chain.drawing import digests_of, draw, tables_there, write_record
     from figures.errors import MissingTable
 
     try:
         tables = tables_there(results, figure)
+        digests = digests_of(results, tables)
         try:
             print(*draw(results, figure, tables), sep="\n")
         except MissingTable:
             print(f"{figure}: nothing of it was measured in {results}")
-            write_record(results, figure, tables, [])
+            write_record(results, figure, tables, [], digests)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ import analysis
 import figures
 from analysis.errors import StudyError, unknown_name
 from analysis.files import read_json, write_atomically
+from chain.digests import digest_of
 from chain.lists import BEYOND, FIGURES
 
 Tables = Sequence[tuple[str, str]]
@@ -40,7 +41,7 @@ def tables_there(results: Path | str, figure: str) -> tuple[tuple[str, str], ...
 
 
 def is_drawn(results: Path | str, figure: str, tables: Tables) -> bool:
-    """Whether a figure was drawn from just these tables by this code, and its files are there."""
+    """Whether a figure was drawn from just these tables, as they are now, by this code, and its files are there."""
     try:
         record = read_json(record_path(results, figure))
     except StudyError:
@@ -49,6 +50,8 @@ def is_drawn(results: Path | str, figure: str, tables: Tables) -> bool:
     if not isinstance(files, list) or not all(isinstance(name, str) and "\0" not in name for name in files):
         return False
     is_same = record.get("tables") == _names(tables) and record.get("code") == drawing_code()
+    # Records of earlier versions say nothing of what was in the tables: there their times alone tell.
+    is_same = is_same and ("digests" not in record or record["digests"] == digests_of(results, tables))
     return is_same and all((Path(results) / "figures" / name).exists() for name in files)
 
 
@@ -72,6 +75,7 @@ def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
     if figure not in _ALL:
         raise unknown_name("figure", figure, _ALL)
     root = Path(results)
+    digests = digests_of(results, tables)  # before they are read: what is put in their place meanwhile is another
     with tempfile.TemporaryDirectory() as only:
         for study, table in tables:
             path = root / study / f"{table}.parquet"
@@ -81,17 +85,29 @@ def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(path.resolve())
         written = make(figure, Path(only), root / "figures", ("png",))
-    write_record(root, figure, tables, written)
+    write_record(root, figure, tables, written, digests)
     return written
 
 
-def write_record(results: Path | str, figure: str, tables: Tables, written: Sequence[Path]) -> None:
-    """Write down that a figure was drawn from these tables.
+def digests_of(results: Path | str, tables: Tables) -> list[str]:
+    """The digest of each table's file, empty for one that cannot be read."""
+    return [digest_of(Path(results) / study / f"{table}.parquet") for study, table in tables]
+
+
+def write_record(
+    results: Path | str, figure: str, tables: Tables, written: Sequence[Path], digests: Sequence[str]
+) -> None:
+    """Write down that a figure was drawn from these tables, with what `digests_of` said of them before.
 
     Raises:
         StudyError: if it cannot be written.
     """
-    record = {"tables": _names(tables), "files": [path.name for path in written], "code": drawing_code()}
+    record = {
+        "tables": _names(tables),
+        "digests": list(digests),
+        "files": [path.name for path in written],
+        "code": drawing_code(),
+    }
 
     def write(temporary: Path) -> None:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """From what is wanted to what is to be done: groups of runs to train, tables to measure, figures to draw.
 
-What is there already is judged by what the files say; their times tell only whether a record is newer than its runs.
+What is there already is judged by what the files say, and by whether a record is newer than its runs.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from analysis.errors import StudyError, unknown_name
 from analysis.files import read_json
 from analysis.registry import STUDIES, is_of_the_data, table_of
 from analysis.store import read_provenance, table_path
+from chain.digests import digest_of
 from chain.lists import FIGURES, TABLES, Needs
 from chain.settings import Settings
 from core.config import TrainConfig
@@ -96,7 +97,7 @@ class Plan:
         return {config.id: name for name, configs in self.groups.items() for config in configs}
 
     def record(self, group: str) -> Path:
-        """Where it is written down that a group was trained: the digest of each of its runs."""
+        """Where it is written down that a group was trained: the digest of each of its runs, and of its run.json."""
         return self.results / "chain" / "trained" / f"{group}.json"
 
     def path(self, study: str, table: str) -> Path:
@@ -109,7 +110,11 @@ class Plan:
         folders = [self.results / "runs" / id for id in ids]
         if _digests(record).keys() != set(ids) or not all(is_finished(folder) for folder in folders):
             return False
-        # A run that was trained again since may have another digest.
+        # A run that was trained again since, or another in its place, may have another digest. Records of earlier
+        # versions say nothing of files: there the times alone tell.
+        told = _digests(record, "files")
+        if told and told != {id: digest_of(folder / "run.json") for id, folder in zip(ids, folders, strict=True)}:
+            return False
         return max((folder / "run.json").stat().st_mtime for folder in folders) <= record.stat().st_mtime
 
     def is_measured(self, study: str, table: str) -> bool:
@@ -138,13 +143,13 @@ def _trained_on(folder: Path) -> str | None:
     return found.get("dataset_fingerprint") if isinstance(found, dict) else None
 
 
-def _digests(record: Path) -> dict[str, str]:
-    """The digest of each run of a trained group, by id; none if there is no such record."""
+def _digests(record: Path, of: str = "runs") -> dict[str, str]:
+    """The digest of each run of a trained group, or of its file run.json ("files"), by id; none without a record."""
     try:
         found = read_json(record)
     except StudyError:
         return {}
-    runs = found.get("runs") if isinstance(found, dict) else None
+    runs = found.get(of) if isinstance(found, dict) else None
     return runs if isinstance(runs, dict) and all(isinstance(digest, str) for digest in runs.values()) else {}
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from analysis.registry import carry_out, is_made, run_digest
+from chain.digests import digest_of
 from chain.locks import locked
 from chain.plan import TASK_SEED, Plan
 from core.device import checked_device
@@ -34,7 +35,8 @@ def train(plan: Plan, group: str, *, progress: bool = False) -> list[Run]:
             compile=settings.compile,
             progress=progress,
         )
-        write_json(record, {"runs": {run.id: run_digest(run) for run in runs}})
+        files = {run.id: digest_of(plan.results / "runs" / run.id / "run.json") for run in runs}
+        write_json(record, {"runs": {run.id: run_digest(run) for run in runs}, "files": files})
     return runs
 
 

@@ -1,8 +1,14 @@
+import json
+import os
 import shutil
 
 import pytest
 
+import figures.__main__
+from analysis import read_table
 from analysis.errors import StudyError
+from analysis.files import read_json
+from analysis.store import write_table
 from chain import drawing
 from chain.drawing import draw, is_drawn, record_path, tables_there
 from chain.plan import make_plan
@@ -49,6 +55,42 @@ def test_what_was_lost_is_not_drawn(made, tiny, lost):
     assert not is_drawn(made, "fig1", tables)
     draw(made, "fig1", tables)
     assert is_drawn(made, "fig1", tables)
+
+
+def test_other_tables_of_the_same_names_and_older_times_are_drawn_again(made, tiny):
+    """As a copy of an earlier state has them."""
+    tables = make_plan(tiny(made)).figures["fig1"]
+    path = made / tables[0][0] / f"{tables[0][1]}.parquet"
+    frame = read_table(path)
+    write_table(made, *tables[0], frame, frame.attrs["provenance"] | {"wall_seconds": 1e3})
+    os.utime(path, (1e9, 1e9))
+    assert not is_drawn(made, "fig1", tables)
+    draw(made, "fig1", tables)
+    assert is_drawn(made, "fig1", tables)
+    path.unlink()
+    assert not is_drawn(made, "fig1", tables)
+
+
+def test_a_record_of_an_earlier_version_knows_tables_by_their_names(made, tiny):
+    tables, path = make_plan(tiny(made)).figures["fig1"], record_path(made, "fig1")
+    record = read_json(path)
+    del record["digests"]
+    path.write_text(json.dumps(record))
+    assert is_drawn(made, "fig1", tables)
+
+
+def test_a_table_that_is_replaced_while_it_is_drawn_is_drawn_again(made, tiny, monkeypatch):
+    tables = make_plan(tiny(made)).figures["fig1"]
+    make = figures.__main__.make
+
+    def replaced(*arguments):
+        (made / tables[0][0] / f"{tables[0][1]}.parquet").write_bytes(b"another")
+        return written
+
+    written = make("fig1", made, made / "figures", ("png",))
+    monkeypatch.setattr(figures.__main__, "make", replaced)
+    draw(made, "fig1", tables)
+    assert not is_drawn(made, "fig1", tables)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}'])

@@ -178,6 +178,26 @@ def test_a_run_trained_again_since_is_looked_at_again(made, tiny):
     assert left(plan)[0] == [group]
 
 
+def test_another_run_of_the_same_name_and_an_older_time_is_looked_at_again(made, tiny):
+    """As a copy of an earlier state has it."""
+    plan = make_plan(tiny(made))
+    group, (config, _) = next(iter(plan.groups.items()))
+    path = made / "runs" / config.id / "run.json"
+    content = {key: value for key, value in read_json(path).items() if key != "digest"} | {"wall_seconds": 1e3}
+    write_json(path, content)
+    os.utime(path, (1e9, 1e9))
+    assert left(plan)[0] == [group]
+    train(plan, group)
+    assert left(plan) == ([], [])
+
+
+def test_a_record_of_an_earlier_version_knows_runs_by_their_times(made, tiny):
+    plan = make_plan(tiny(made))
+    for group in plan.groups:
+        write_json(plan.record(group), {"runs": read_json(plan.record(group))["runs"]})
+    assert left(plan) == ([], [])
+
+
 def test_a_table_of_another_training_of_the_run_is_late(made, tiny):
     plan = make_plan(tiny(made))
     table = next(table for table in plan.tables if table[0] == "post_adaptation")
