@@ -136,18 +136,17 @@ def record(files: dict[str, str]) -> bytes:
 
 
 def test_downloads_what_is_missing_and_checks_it(folder, tmp_path, monkeypatch):
-    utils = pytest.importorskip("torchvision.datasets.utils")
     served = {names[0]: (folder / names[-1]).read_bytes() for names in FILES.values()}
     listing = record({name: hashlib.md5(data).hexdigest() for name, data in served.items()})
     monkeypatch.setattr(module.urllib.request, "urlopen", lambda url, timeout: _Response(listing))
     fetched = []
 
-    def download_url(url, root, filename, md5):
-        assert hashlib.md5(served[filename]).hexdigest() == md5
+    def fetch(url, path, md5):
+        assert hashlib.md5(served[path.name]).hexdigest() == md5
         fetched.append(url)
-        (Path(root) / filename).write_bytes(served[filename])
+        path.write_bytes(served[path.name])
 
-    monkeypatch.setattr(utils, "download_url", download_url)
+    monkeypatch.setattr(module, "fetch", fetch)
     root = tmp_path / "root"
     root.mkdir()
     (root / FILES["test"][0]).write_bytes(served[FILES["test"][0]])
