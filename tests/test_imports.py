@@ -14,7 +14,7 @@ ALLOWED = {
     "core": {"bounds", "core"},
     "analysis": {"bounds", "core", "analysis"},
     "figures": {"analysis", "figures"},
-    "chain": {"core", "analysis", "figures", "chain"},
+    "chain": {"bounds", "core", "analysis", "figures", "chain"},
 }
 
 
