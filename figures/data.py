@@ -567,6 +567,19 @@ def in_words(numbers: Iterable[int]) -> str:
     return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
+def written(value: float, form: str) -> str:
+    """A number as `form` has it, with a true minus, and none (and no plus) where it rounds to zero."""
+    text = format(value, form)
+    if float(text) == 0:
+        return text.lstrip("+-")
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign."""
+    return written(value, f"+.{digits}f")
+
+
 def describe_norm(config: Mapping[str, Any]) -> list[str]:
     """The caption's sentence on a network's normalisation, on which accuracies depend; none if it has no word."""
     known = _NORMS.get(config.get("norm_mode") or "")

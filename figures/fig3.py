@@ -62,12 +62,12 @@ class Gap:
     @property
     def text(self) -> str:
         """The difference with its interval: +1.2 [0.3, 2.1]; and its seeds, where they are not all."""
-        return " ".join(part for part in (signed(self.mean), self.ends, self.common) if part)
+        return " ".join(part for part in (data.signed(self.mean), self.ends, self.common) if part)
 
     @property
     def ends(self) -> str:
         """The interval in brackets; empty if there is none."""
-        return f"[{signed(self.low)}, {signed(self.high)}]" if self.interval else ""
+        return f"[{data.signed(self.low)}, {data.signed(self.high)}]" if self.interval else ""
 
     @property
     def common(self) -> str:
@@ -208,11 +208,6 @@ def _about(dataset: str, points: Sequence[Point]) -> tuple[str, ...]:
         *data.describe_absent(MODELS, [(p.layers, p.method) for p in points]),
         *data.describe_lost(run for e in estimates for run in e.lost),
     )
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:

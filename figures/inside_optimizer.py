@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from analysis.statistics import Interval, paired_task_interval, task_interval
-from figures import data, style
+from figures import data, networks, style
 from figures.data import Runs, Where
 
 STUDY = "inside_optimizer"
@@ -103,12 +103,13 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Compared:
-    """Query accuracy after the last step of one way to adapt, in percent.
+    """Query accuracy in percent, or loss, after the last step of one way to adapt.
 
     Attributes:
         adaptation: its name in the table.
         over: mean over runs and tasks, and its interval over tasks; None if no run was measured to the end.
-        against: difference to how the run was trained to adapt, and its paired interval.
+        against: difference to how the run was trained to adapt, and its paired interval; None if no run was measured
+            to the end of both.
     """
 
     adaptation: str
@@ -118,7 +119,17 @@ class Compared:
 
 @dataclass(frozen=True)
 class Trace:
-    """The runs of one data set, model and method; `tables` says where they are from, study/id."""
+    """The runs of one data set, model and method.
+
+    Attributes:
+        title: what it is and what it was measured on.
+        strips, distances: what each factor became.
+        aligned: updates against gradients.
+        compared: ways to adapt, that of training first.
+        caption: paragraphs.
+        tables: where it is from, study/id.
+        value: what ways to adapt are compared by: "accuracy" (in percent), or for regression "loss".
+    """
 
     title: str
     strips: tuple[Strip, ...]
@@ -127,6 +138,7 @@ class Trace:
     compared: tuple[Compared, ...]
     caption: tuple[str, ...]
     tables: tuple[str, ...] = ()
+    value: str = "accuracy"
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -138,13 +150,11 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment synthetic_linear --results {results}"
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
-    groups: dict[tuple[str, str, str, int | None], list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for run, config in runs.configs.items():
-        key = (str(config["dataset"]), str(config["model"]), str(config["method"]), config.get("depth"))
-        groups.setdefault(key, []).append(run)
+        groups.setdefault(networks.file_name(run, config), []).append(run)
     return {
-        f"{STUDY}_{dataset}_{model}{depth or ''}_{method}": _trace(data.alike(runs.where(members)))
-        for (dataset, model, method, depth), members in sorted(groups.items(), key=str)
+        f"{STUDY}_{name}": _trace(data.alike(runs.where(members))) for name, members in sorted(groups.items(), key=str)
     }
 
 
@@ -156,7 +166,8 @@ def _trace(runs: Runs) -> Trace:
     )
     lost = list(data.lost_runs(factor, ["part"]))  # a run that diverged has no numbers at all
     comparison = comparison[~comparison["run"].isin([run for run, _ in lost])]
-    compared, lost_in_one = _compared(comparison)
+    value = "loss" if len(comparison) and not comparison["quantity"].eq("accuracy").any() else "accuracy"
+    compared, lost_in_one = _compared(comparison, value)
     diverged = alignment.loc[alignment["status"].eq("diverged"), "run"]
     aligned = _aligned(alignment[~alignment["run"].isin(diverged)], drawn)
     factor = factor[factor["status"].eq("ok")]
@@ -170,11 +181,12 @@ def _trace(runs: Runs) -> Trace:
         aligned=aligned,
         compared=compared,
         caption=(
-            *_caption(runs, strips, aligned, compared, drawn),
+            *_caption(runs, strips, aligned, compared, drawn, value),
             *data.describe_versions(runs.configs.values()),
             *data.describe_lost([*lost, *lost_in_one]),
         ),
         tables=runs.tables,
+        value=value,
     )
 
 
@@ -244,12 +256,13 @@ def _aligned(alignment: pd.DataFrame, drawn: dict[str, str]) -> tuple[Aligned, .
     return tuple(found)
 
 
-def _compared(comparison: pd.DataFrame) -> tuple[tuple[Compared, ...], list[tuple[str, str]]]:
-    """Each way to adapt, and (run, what happened) of those that are not averaged in.
+def _compared(comparison: pd.DataFrame, value: str) -> tuple[tuple[Compared, ...], list[tuple[str, str]]]:
+    """Each way to adapt, by its accuracy or loss, and (run, what happened) of those that are not averaged in.
 
-    A run in which some task diverged under one way to adapt is left out of that one, and if it is as trained of all.
+    A run in which some task diverged under one way to adapt is left out of that one, and if it is as trained of all
+    that can be compared with others.
     """
-    rows = comparison[comparison["quantity"].eq("accuracy") & comparison["split"].eq("query")]
+    rows = comparison[comparison["quantity"].eq(value) & comparison["split"].eq("query")]
     # In the order measured, which is the order of the layers for "theta only in" each.
     known = list(dict.fromkeys(rows["adaptation"]))
     order = {name: i for i, name in enumerate(ADAPTATIONS)}
@@ -261,20 +274,20 @@ def _compared(comparison: pd.DataFrame) -> tuple[tuple[Compared, ...], list[tupl
         bad = data.lost_runs(mine, ["task_seed", "task"])
         lost += [(run, f"{name}: {what}") for run, what in bad]
         mine = mine[mine["step"].eq(mine["step"].max()) & ~mine["run"].isin([run for run, _ in bad])]
-        finals[name] = mine.assign(value=100 * mine["value"])
+        finals[name] = mine.assign(value=(100 if value == "accuracy" else 1) * mine["value"])
     if not names:
         return (), lost
     reference = finals[names[0]]
     found = []
     for name, mine in finals.items():
-        mine = mine[mine["run"].isin(reference["run"])]
-        paired = reference[reference["run"].isin(mine["run"])]
-        measured = len(mine) > 0
+        common = mine[mine["run"].isin(reference["run"])]
+        paired = reference[reference["run"].isin(common["run"])]
+        shown = common if len(common) else mine
         found.append(
             Compared(
                 name,
-                task_interval(mine, "value") if measured else None,
-                paired_task_interval(mine, paired, "value") if measured else None,
+                task_interval(shown, "value") if len(shown) else None,
+                paired_task_interval(common, paired, "value") if len(common) else None,
             )
         )
     return tuple(found), lost
@@ -286,13 +299,14 @@ def _caption(
     aligned: Sequence[Aligned],
     compared: Sequence[Compared],
     drawn: dict[str, str],
+    value: str,
 ) -> list[str]:
-    configs = list(runs.configs.values())
+    configs, frame = list(runs.configs.values()), runs.frame
     config = configs[0]
     seeds, steps = len({c["seed"] for c in configs}), int(config["steps"])
     overs = [one.over for one in compared if one.over is not None]
     kinds = sorted({data.interval_name(over) for over in [mark.cosine for mark in aligned] + overs} - {""})
-    num_tasks = max((over.n for over in overs), default=0)
+    num_tasks = len(frame.loc[frame["task"].notna(), ["task_seed", "task"]].drop_duplicates())
     tensors = ", ".join(drawn.values())
     longest = max((len(run) for strip in strips for run in strip.runs), default=0)
     told = [
@@ -301,13 +315,13 @@ def _caption(
         + ("; maps in their order" if any(strip.part[-1].isdigit() for strip in strips) else "")
         + f". All start at 1. Drawn is one tensor of each layer: {tensors}."
         + (f" Of more than {MOST_DRAWN} values, {MOST_DRAWN} evenly spaced in rank." if longest > MOST_DRAWN else ""),
-        "Bottom: update U(g) and gradient g in each step, and query accuracy after the last step of other ways to "
+        f"Bottom: update U(g) and gradient g in each step, and query {value} after the last step of other ways to "
         "adapt, less that as trained, paired by task; means over test tasks. Whiskers, where wider than the dot: "
         f"{' or '.join(kinds) or 'none'}.",
     ]
     if steps == 1:
         told.append("With one step ξ does not adapt: it is first used in the second. Plain: U is the identity.")
-    elif any(one.adaptation == "both" for one in compared):
+    elif frame["adaptation"].eq("both").any():
         told.append(
             "As trained, θ and ξ both adapt. θ only (in a layer): ξ (of it) stays as meta-learned. ξ only: ξ adapts, "
             "but each step starts at the first θ again. Neither: one step. Plain: U is the identity, at the same rate."
@@ -315,9 +329,8 @@ def _caption(
     else:
         told.append("As trained, ξ does not adapt. Neither: one step. Plain: U is the identity, at the same rate.")
     told.append(
-        f"{style.dataset_name(config['dataset'])}: {config['iterations']:,} iterations of "
-        f"{config['tasks_per_iteration']} task{'s' if config['tasks_per_iteration'] != 1 else ''}; {seeds} "
-        f"seed{'s' if seeds != 1 else ''}; {num_tasks} test tasks."
+        f"{style.dataset_name(config['dataset'])}: {networks.describe_training(config)}; "
+        f"{networks.counted(seeds, 'seed')}; {networks.counted(num_tasks, 'test task')}."
     )
     return told
 
@@ -331,15 +344,16 @@ def _spectrum_name(strips: Sequence[Strip]) -> str:
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
     """The figure, and its axes by panel: "spectra", "cosine", "ratio" and "comparison"."""
     with style.context():
-        figure, axes = style.panels(
-            3, height=4.5, caption=trace.caption, top=0.26, widths=(1.0, 1.0, 1.15), num_rows=2, width=6.6
-        )
-        grid = axes[0].get_gridspec()
-        for ax in axes[:3]:
-            ax.remove()
+        figure, (spectra, below) = style.panels(1, height=4.5, caption=trace.caption, top=0.26, num_rows=2, width=6.6)
+        grid, place = spectra.get_gridspec(), below.get_subplotspec()
         assert grid is not None  # these axes were made by a grid
-        panels = {"spectra": figure.add_subplot(grid[0, :])}
-        panels |= dict(zip(("cosine", "ratio", "comparison"), axes[3:], strict=True))
+        assert place is not None
+        grid.set_height_ratios((1.0, 1.4))  # with titles and labels in the second
+        below.remove()
+        # The comparison has a grid of its own: room for its long labels would be made between the other two as well.
+        left, right = place.subgridspec(1, 2, width_ratios=(2.0, 1.0))
+        cosine, ratio = (figure.add_subplot(half) for half in left.subgridspec(1, 2))
+        panels = {"spectra": spectra, "cosine": cosine, "ratio": ratio, "comparison": figure.add_subplot(right)}
         _draw_spectra(panels["spectra"], trace)
         _draw_alignment(panels["cosine"], panels["ratio"], trace)
         _draw_comparison(panels["comparison"], trace)
@@ -388,6 +402,7 @@ def _draw_alignment(cosine: Axes, ratio: Axes, trace: Trace) -> None:
     for ax, reference in ((cosine, 0), (ratio, 1)):
         ax.axhline(reference, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
         ax.set_xticks(range(len(layers)), layers)
+        ax.set_xlabel("layer")  # and so on one line with the comparison, which has a label
         ax.set_xlim(-0.6, max(len(layers), 1) - 0.4)
     cosine.set_ylim(min(-0.05, cosine.get_ylim()[0]), 1.05)
     cosine.set_title("cosine of U(g) and g")
@@ -401,20 +416,24 @@ def _draw_comparison(ax: Axes, trace: Trace) -> None:
     for y, mark in enumerate(trace.compared):
         kind, _, layer = mark.adaptation.partition(" in ")
         name = (f"{ADAPTATIONS[kind]} in {layer}" if layer else ADAPTATIONS[kind]) if y else "as trained"
-        if mark.over is None or mark.against is None:
+        if mark.over is None:
             labels.append(name)
             ax.text(0, y, "diverged", ha="right", va="center", fontsize=7.5, color="#b00020")
             continue
-        labels.append(f"{name}{' ' if crowded else chr(10)}{mark.over.mean:.1f} %")
+        told = f"{mark.over.mean:.1f} %" if trace.value == "accuracy" else f"{mark.over.mean:.3g}"
+        labels.append(f"{name}{' ' if crowded else chr(10)}{told}")
         over = mark.against
+        if over is None:
+            ax.text(0, y, "no reference", ha="right", va="center", fontsize=7.5, color="#777777")
+            continue
         ends = [[over.mean - over.low], [over.high - over.mean]] if np.isfinite(over.low) else None
         ax.errorbar(over.mean, y, xerr=ends, color=COMPARED, marker="o", markersize=4, linewidth=1.2, zorder=3)
     ax.axvline(0, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
     ax.set_yticks(range(len(labels)), labels, fontsize=7.5, linespacing=0.95)
     ax.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     ax.grid(True, axis="x")
-    ax.set_xlabel("difference (points)")
-    ax.set_title("accuracy less that as trained")
+    ax.set_xlabel("difference (points)" if trace.value == "accuracy" else "difference")
+    ax.set_title(f"{trace.value} less that as trained")
 
 
 def _log_axis(ax: Axes) -> None:
@@ -461,10 +480,13 @@ def texts(trace: Trace) -> dict[str, str]:
         f"{mark.descent:.1f} |"
         for mark in trace.aligned
     ]
-    lines += ["", "| adaptation | query accuracy (%) | less that as trained (points) |", "|---|---|---|"]
+    is_loss = trace.value == "loss"
+    units, form = ("", "") if is_loss else (" (%)", " (points)"), ".3g" if is_loss else ".1f"
+    lines += ["", f"| adaptation | query {trace.value}{units[0]} | less that as trained{units[1]} |", "|---|---|---|"]
     for i, one in enumerate(trace.compared):
-        against = "" if i == 0 else _shown(one.against, "+.1f")
-        lines.append(f"| {one.adaptation} | {_shown(one.over, '.1f')} | {against} |")
+        missing = "diverged" if one.over is None else "no reference"
+        against = "" if i == 0 else _shown(one.against, f"+{form}", missing)
+        lines.append(f"| {one.adaptation} | {_shown(one.over, form)} | {against} |")
     return {"md": "\n".join([*lines, "", *trace.caption, ""])}
 
 
@@ -474,9 +496,7 @@ def _spread(found: Distance) -> str:
     return f"{found.mean:.3g}" + ("" if same else f" ({found.low:.3g} to {found.high:.3g})")
 
 
-def _shown(over: Interval | None, form: str) -> str:
+def _shown(over: Interval | None, form: str, missing: str = "diverged") -> str:
     if over is None:
-        return "diverged"
-    if not np.isfinite(over.low):
-        return f"{over.mean:{form}}"
-    return f"{over.mean:{form}} [{over.low:{form}}, {over.high:{form}}]"
+        return missing
+    return networks.number(over, form)

@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from analysis.statistics import Interval, paired_task_interval, task_interval
 from figures import networks, style
 from figures.errors import FigureError
-from figures.layer_roles import number
 
 STUDY = "label_permutation"
 NEEDED = ("intervention", "draw", "step", "split", "accuracy")
@@ -76,11 +75,12 @@ def from_table(table: pd.DataFrame) -> Trace:
     orders, start = (rows.assign(accuracy=rows[name]) for name in ("mean", "start"))
     spread, over_orders, as_they_come = task_interval(rows, "std"), task_interval(orders), task_interval(start)
     difference = paired_task_interval(orders, start)
+    three = (networks.number(as_they_come), networks.number(over_orders), networks.number(difference, "+.1f"))
     caption = [
         f"{networks.describe_mean(good, 'whisker', [spread])} Accuracy on the query set, after the last step.",
         *subject.caption,
-        f"{num_orders} random orders of the classes a task. As they come {number(as_they_come)} %, mean over orders "
-        f"{number(over_orders)} %, difference {number(difference, '+.1f')} points.",
+        f"{num_orders} random orders of the classes a task. As they come {three[0]} %, mean over orders {three[1]} %, "
+        f"difference {three[2]} points.",
     ]
     return Trace(
         title=subject.title,
@@ -137,8 +137,8 @@ def _draw_spread(ax: Axes, trace: Trace) -> None:
         ax.plot([over.mean], [1.08 * height], marker="o", markersize=3.2, color="black", linestyle="none")
         networks.whisker(ax, over.mean, 1.08 * height, over, horizontal=True, color="black", linewidth=0.9, capsize=2.0)
         ax.annotate(
-            f"mean {number(over)}", (over.mean, 1.08 * height), xytext=(0, 4), textcoords="offset points", ha="center",
-            fontsize=7.5,
+            f"mean {networks.number(over)}", (over.mean, 1.08 * height), xytext=(0, 4), textcoords="offset points",
+            ha="center", fontsize=7.5,
         )  # fmt: skip
         ax.set_ylim(0, 1.28 * height)
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))

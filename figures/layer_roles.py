@@ -332,18 +332,11 @@ def markdown(
         "|---|---|---|---|",
     ]
     if as_trained is not None:
-        lines.append(f"| as trained | {number(as_trained.over, digits)} | | |")
+        lines.append(f"| as trained | {networks.number(as_trained.over, digits)} | | |")
     for mark in roles:
-        against = number(mark.against, f"+{digits}")
-        lines.append(f"| {mark.name} | {number(mark.over, digits)} | {against} | as trained |")
+        against = networks.number(mark.against, f"+{digits}")
+        lines.append(f"| {mark.name} | {networks.number(mark.over, digits)} | {against} | as trained |")
     for mark in noise:
-        against = f"{number(mark.against, f'+{digits}')} | no noise" if mark.std else " | "
-        lines.append(f"| {mark.name} | {number(mark.over, digits)} | {against} |")
+        against = f"{networks.number(mark.against, f'+{digits}')} | no noise" if mark.std else " | "
+        lines.append(f"| {mark.name} | {networks.number(mark.over, digits)} | {against} |")
     return {"md": "\n".join([*lines, "", *caption, ""])}
-
-
-def number(over: Interval, digits: str = ".1f") -> str:
-    """A mean and its interval in brackets, if it has one, each formatted as `digits`."""
-    if not np.isfinite(over.low):
-        return f"{over.mean:{digits}}"
-    return f"{over.mean:{digits}} [{over.low:{digits}}, {over.high:{digits}}]"

@@ -97,7 +97,7 @@ def tables_of(
         members: dict[str, list[str]] = {}
         for run, config in runs.configs.items():
             if of(config):
-                members.setdefault(_name(run, config), []).append(run)
+                members.setdefault(file_name(run, config), []).append(run)
         for name, chosen in members.items():
             groups.setdefault(name, {})[study] = runs.where(chosen)
     if len(missing) == len(studies):
@@ -112,8 +112,8 @@ def tables_of(
     return found
 
 
-def _name(run: str, config: Mapping[str, Any]) -> str:
-    """Of the network of a run, as in names of files."""
+def file_name(run: str, config: Mapping[str, Any]) -> str:
+    """Of the network of a run, as in names of files; runs of one network have one."""
     parts = [config["dataset"], f"{config['model']}{config.get('depth') or ''}", config["method"]]
     name = "_".join(part.removeprefix("own:") for part in parts)
     return f"{name}_{run.rpartition('-')[2]}" if config.get("own") else name
@@ -209,15 +209,10 @@ def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:
     ways = "" if pd.isna(row["ways"]) else f"{row['ways']}-way {row['shots']}-shot"
     chance = 50.0 if row["dataset"] == "synthetic" else np.nan if pd.isna(row["ways"]) else 100 / int(row["ways"])
     seeds, tasks = table["seed"].nunique(), len(table[["task_seed", "task"]].drop_duplicates())
-    trained = (
-        f"{row['iterations']:,} iterations of {_counted(int(row['tasks_per_iteration']), 'task')}"
-        if row["iterations"]
-        else "trained elsewhere"
-    )
     about = [
-        ", ".join(part for part in (ways, _counted(steps, "adaptation step")) if part),
-        f"{network}{', MAML' if row['method'] == 'maml' else ''}, {trained}",
-        f"{_counted(seeds, 'seed')}, {_counted(tasks, 'test task')}",
+        ", ".join(part for part in (ways, counted(steps, "adaptation step")) if part),
+        f"{network}{', MAML' if row['method'] == 'maml' else ''}, {describe_training(row)}",
+        f"{counted(seeds, 'seed')}, {counted(tasks, 'test task')}",
     ]
     caption = [
         f"{dataset}: {'; '.join(about)}.",
@@ -229,6 +224,13 @@ def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:
     )
 
 
+def describe_training(settings: Mapping[str, Any] | pd.Series) -> str:
+    """How long a network was trained, from a run's configuration or a row of its table."""
+    if not settings["iterations"]:
+        return "trained elsewhere" if str(settings["model"]).startswith("own:") else "not trained"
+    return f"{settings['iterations']:,} iterations of {counted(int(settings['tasks_per_iteration']), 'task')}"
+
+
 def describe_mean(table: pd.DataFrame, mark: str, intervals: Mapping[Any, Interval] | Sequence[Interval]) -> str:
     """The caption's sentence on what is averaged over, and what the whisker or band (`mark`) is."""
     found = list(intervals.values()) if isinstance(intervals, Mapping) else list(intervals)
@@ -237,6 +239,12 @@ def describe_mean(table: pd.DataFrame, mark: str, intervals: Mapping[Any, Interv
     fewer = data.in_words(over.n for over in found)
     few = f" ({fewer} of them: fewer where a value does not exist)" if len({over.n for over in found}) > 1 else ""
     return f"Mean over {averaged}{few}; {mark}: {' or '.join(kinds) or 'none'}."
+
+
+def number(over: Interval, form: str = ".1f") -> str:
+    """A mean and its interval in brackets, if it has one, each as `form` has it."""
+    mean, low, high = (data.written(value, form) for value in (over.mean, over.low, over.high))
+    return f"{mean} [{low}, {high}]" if np.isfinite(over.low) else mean
 
 
 def layers_down(ax: Axes, layers: Sequence[str]) -> None:
@@ -273,5 +281,6 @@ def log_axis(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """So many of something: 1 seed, 1,000 test tasks."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

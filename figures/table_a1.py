@@ -131,7 +131,7 @@ def _gap_name(gap: Gap) -> str:
 
 def _gap_row(trace: fig3.Trace, gap: Gap) -> tuple[Cell, ...]:
     published = trace.published_gap(gap.layers)
-    cells = (Cell(fig3.signed(gap.mean), gap.ends), Cell("" if published is None else fig3.signed(published, 2)))
+    cells = (Cell(data.signed(gap.mean), gap.ends), Cell("" if published is None else data.signed(published, 2)))
     seeds = Cell(str(len(gap.seeds)) if gap.seeds else "")
     return (*cells, Cell(""), Cell(""), seeds, Cell(f"{gap.num_tasks:,}"), Cell(""))
 

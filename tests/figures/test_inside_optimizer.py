@@ -1,11 +1,14 @@
 """The figure of what is inside a meta-optimizer says what is in its tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from analysis.store import provenance, write_table
 from figures import inside_optimizer as figure
+from figures.data import signed
 from figures.errors import FigureError, MissingTable
 
 TENSORS = {"C1": ("C1.conv.weight", "C1.conv.bias"), "C2": ("C2.conv.bias", "C2.conv.weight"), "FC": ("FC.scales",)}
@@ -19,7 +22,7 @@ def some(*what):
     return 0.1 + (sum(map(ord, "".join(map(str, what)))) * 7919 % 997) / 997
 
 
-def rows_of(seed, steps, adaptations, zero_gradient, lost):
+def rows_of(seed, steps, adaptations, zero_gradient, lost, quantities):
     rows = []
     for layer, tensors in TENSORS.items():
         for tensor in tensors:
@@ -53,7 +56,7 @@ def rows_of(seed, steps, adaptations, zero_gradient, lost):
         for name in adaptations:
             for step in range(min(steps, ENDS[name]) + 1):
                 for split in ("support", "query"):
-                    for quantity in ("loss", "accuracy"):
+                    for quantity in quantities:
                         value = some(name, step, split, quantity, task, seed)
                         rows.append(("comparison", "", "", "", name, task, step, split, quantity, 0, value))
     names = ["aspect", "layer", "tensor", "part", "adaptation", "task", "step", "split", "quantity", "index", "value"]
@@ -68,18 +71,21 @@ def rows_of(seed, steps, adaptations, zero_gradient, lost):
     return frame
 
 
-def write(folder, seed=0, *, steps=STEPS, adaptations=tuple(ENDS), zero_gradient=False, lost=(), **changes):
+def write(
+    folder, seed=0, *, steps=STEPS, adaptations=tuple(ENDS), zero_gradient=False, lost=(),
+    quantities=("loss", "accuracy"), **changes,
+):  # fmt: skip
     config = {
         "dataset": "glyphs", "model": "cnn", "method": "kfc", "depth": 2, "seed": seed, "ways": 10, "shots": 5,
         "steps": steps, "adapt_lr": 0.5, "iterations": 40, "tasks_per_iteration": 4, **changes,
     }  # fmt: skip
-    run = f"glyphs-{config['method']}-{config['iterations']}-s{seed}"
-    frame = rows_of(seed, steps, adaptations, zero_gradient, lost)
+    run = f"glyphs-{config['method']}-{config['iterations']}-s{seed}-{config.get('own', 'x')}"
+    frame = rows_of(seed, steps, adaptations, zero_gradient, lost, quantities)
     for key in ("task", "step"):
         frame[key] = frame[key].astype("Int64")
     frame = frame.assign(
-        run=run, dataset="glyphs", model="cnn", method=config["method"], seed=seed, norm_mode="batch", task_seed=0,
-        steps=steps, adapt_lr=0.5, iterations=config["iterations"], tasks_per_iteration=4,
+        **{key: config[key] for key in ("dataset", "model", "method", "iterations")}, run=run, seed=seed,
+        norm_mode="batch", task_seed=0, steps=steps, adapt_lr=0.5, tasks_per_iteration=4,
         **{key: pd.array([value] * len(frame), dtype="Int64") for key, value in (("layers", 2), ("ways", 10),
                                                                                 ("shots", 5))},
     )  # fmt: skip
@@ -87,9 +93,10 @@ def write(folder, seed=0, *, steps=STEPS, adaptations=tuple(ENDS), zero_gradient
     return run
 
 
-def final(name, seeds=(0, 1), tasks=range(TASKS), steps=STEPS):
+def final(name, seeds=(0, 1), tasks=range(TASKS), steps=STEPS, quantity="accuracy"):
     step = min(steps, ENDS[name])
-    return 100 * np.mean([some(name, step, "query", "accuracy", t, s) for s in seeds for t in tasks])
+    values = [some(name, step, "query", quantity, t, s) for s in seeds for t in tasks]
+    return (100 if quantity == "accuracy" else 1) * np.mean(values)
 
 
 def test_every_number_is_that_of_the_tables(tmp_path):
@@ -166,6 +173,76 @@ def test_a_way_to_adapt_that_diverged_in_all_runs_says_so(tmp_path):
     drawn.clear()
 
 
+def test_without_a_reference_the_ways_to_adapt_have_their_numbers(tmp_path):
+    write(tmp_path, lost=("both", "xi only"))
+    (trace,) = figure.traces(tmp_path).values()
+    found = {one.adaptation: one for one in trace.compared}
+    assert {found["both"].over, found["xi only"].over} == {None}
+    assert found["plain steps"].over.mean == pytest.approx(final("plain steps", seeds=(0,)))
+    assert {one.against for one in trace.compared} == {None}
+    drawn, panels = figure.draw(trace)
+    labels = [label.get_text() for label in panels["comparison"].get_yticklabels()]
+    told = {round(text.get_position()[1]): text.get_text() for text in panels["comparison"].texts}
+    kinds = ["diverged", "no reference", "diverged", "no reference", "no reference", "no reference"]
+    assert [told[y] for y in range(len(labels))] == kinds
+    assert labels[4] == f"plain steps\n{found['plain steps'].over.mean:.1f} %"
+    text = figure.texts(trace)["md"]
+    assert "| xi only | diverged | diverged |" in text
+    assert f"| plain steps | {found['plain steps'].over.mean:.1f} [" in text
+    assert text.count("| no reference |") == 4
+    drawn.clear()
+
+
+def test_regression_is_compared_by_its_loss(tmp_path):
+    write(tmp_path, quantities=("loss",), dataset="sinusoid", model="linnet", depth=None, ways=None, shots=None)
+    ((stem, trace),) = figure.traces(tmp_path).items()
+    assert stem == "inside_optimizer_sinusoid_linnet_kfc"
+    for one in trace.compared:
+        assert one.over.mean == pytest.approx(final(one.adaptation, seeds=(0,), quantity="loss"))
+        against = final(one.adaptation, seeds=(0,), quantity="loss") - final("both", seeds=(0,), quantity="loss")
+        assert one.against.mean == pytest.approx(against)
+    caption = " ".join(trace.caption)
+    assert "query loss after the last step" in caption
+    assert "As trained, θ and ξ both adapt." in caption
+    assert "6 test tasks." in caption
+    drawn, panels = figure.draw(trace)
+    assert panels["comparison"].get_title() == "loss less that as trained"
+    assert panels["comparison"].get_xlabel() == "difference"
+    label = panels["comparison"].get_yticklabels()[4].get_text()
+    assert label == f"plain steps\n{trace.compared[4].over.mean:.3g}"
+    assert "| adaptation | query loss | less that as trained |" in figure.texts(trace)["md"]
+    drawn.clear()
+
+
+def test_networks_from_outside_are_drawn_by_themselves(tmp_path):
+    for own in ("ab12", "cd34"):
+        settings = {"depth": None, "ways": None, "shots": None, "iterations": 0, "norm_mode": None}
+        write(tmp_path, own=own, dataset="own:tasks", model="own:Net", **settings)
+    write(tmp_path)
+    found = figure.traces(tmp_path)
+    assert list(found) == [f"inside_optimizer_{name}" for name in ("glyphs_cnn2_kfc", *(
+        f"tasks_Net_kfc_{own}" for own in ("ab12", "cd34")
+    ))]  # fmt: skip
+    assert "own tasks: trained elsewhere; 1 seed; 6 test tasks." in found["inside_optimizer_tasks_Net_kfc_ab12"].caption
+    assert (
+        "Glyphs: 40 iterations of 4 tasks; 1 seed; 6 test tasks." in found["inside_optimizer_glyphs_cnn2_kfc"].caption
+    )
+
+
+def test_long_labels_of_the_comparison_part_no_other_panels(tmp_path):
+    write(tmp_path)
+    (trace,) = figure.traces(tmp_path).values()
+    renamed = [replace(one, adaptation=f"theta only in layer {i}") for i, one in enumerate(trace.compared)]
+    drawn, panels = figure.draw(replace(trace, compared=(*trace.compared, *renamed)))
+    drawn.draw_without_rendering()
+    cosine, ratio, comparison = (panels[name].get_position() for name in ("cosine", "ratio", "comparison"))
+    assert ratio.x0 - cosine.x1 < 0.5 * (comparison.x0 - ratio.x1)
+    assert (cosine.y0, cosine.y1) == pytest.approx((comparison.y0, comparison.y1))
+    title = panels["comparison"].title.get_window_extent()
+    assert title.x1 < drawn.bbox.x1
+    drawn.clear()
+
+
 def test_a_run_that_diverged_is_left_out_of_all(tmp_path):
     lost = write(tmp_path, 1, lost=("run",))
     (trace,) = figure.traces(tmp_path).values()
@@ -224,7 +301,7 @@ def test_the_numbers_are_written_out(tmp_path):
     values = [some("C1.conv.weight", "R0^T (x) L0", quantity, 0) for quantity in figure.DISTANCES]
     assert f"| C1 | R0^T (x) L0 | {' | '.join(f'{value:.3g}' for value in values)} |" in text
     assert f"| neither | {final('neither', seeds=(0,)):.1f} [" in text
-    assert f"| {final('neither', seeds=(0,)) - final('both', seeds=(0,)):+.1f} [" in text
+    assert f"| {signed(final('neither', seeds=(0,)) - final('both', seeds=(0,)))} [" in text
 
 
 def test_runs_of_another_length_are_refused(tmp_path):

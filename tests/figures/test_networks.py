@@ -70,6 +70,17 @@ def test_a_network_from_outside_has_its_own_name(results):
     assert found.caption == ("own tasks: 1 adaptation step; ResNet, MAML, trained elsewhere; 1 seed, 1 test task.",)
 
 
+def test_a_network_of_ours_without_training_is_not_from_elsewhere(results):
+    told = networks.subject(results.studied(STUDY, rows(1), iterations=0, write=False)).caption[0]
+    assert "CNN-4, MAML, not trained; 1 seed" in told
+
+
+def test_a_number_has_a_true_minus_and_zero_has_no_sign():
+    assert networks.number(Interval(-0.21, -0.62, -0.04, 0.95, "bca", 3, "tasks")) == "−0.2 [−0.6, 0.0]"
+    assert networks.number(Interval(0.21, -0.04, 0.04, 0.95, "bca", 3, "tasks"), "+.1f") == "+0.2 [0.0, 0.0]"
+    assert networks.number(Interval(-1e-5, np.nan, np.nan, 0.95, "none", 1, "tasks"), "+.3g") == "−1e-05"
+
+
 def test_lost_runs_are_named_and_left_out(results):
     lost = results.studied(STUDY, rows().assign(status="diverged", loss=np.nan), 1, write=False)
     table = pd.concat([results.studied(STUDY, rows(), write=False), lost])
