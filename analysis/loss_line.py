@@ -9,7 +9,7 @@ import torch
 from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns
 from core import Run, adapt
-from core.evaluation import default_chunk
+from core.evaluation import default_chunk, diverged_rows
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
 from core.task_parameter import TaskParameter
@@ -30,7 +30,8 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
         positions: the numbers p; 0 is before and 1 after adaptation.
 
     Returns:
-        The table `loss_line` of `analysis.store.SCHEMAS`: one row a task, position and split.
+        The table `loss_line` of `analysis.store.SCHEMAS`: one row a task, position and split. A task of which a loss
+        from 0 to 1 is no measurement is "diverged" everywhere, and beyond that each position by itself.
 
     Raises:
         StudyError: for no position, or more test tasks than there are.
@@ -71,5 +72,7 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
                 )
     table = pd.concat(rows, ignore_index=True)
     table = table.assign(**run_columns(run), task_seed=seed, **setting_columns(run, len(table)))
-    # A task diverged if adaptation did, which its line says from position 1 at the latest.
-    return mark_diverged(table, run, ["task"], episodes.kind)
+    # A task diverged if adaptation did, which its line says from 0 to 1. What lies beyond says nothing of that.
+    lost = diverged_rows(table, episodes.kind) & table["position"].between(0, 1)
+    table.loc[lost.groupby(table["task"]).transform("any"), "loss"] = np.nan
+    return mark_diverged(table, run, ["task", "position"], episodes.kind)

@@ -11,8 +11,10 @@ from analysis.errors import StudyError
 from analysis.representations import debiased_cka, linear_cka, pwcca, svcca
 from analysis.snapshots import layer_outputs
 from analysis.tasks import draw_test_tasks, run_columns, setting_columns
-from core import Episodes, Run, adapt
+from core import Episodes, Run
 from core.adaptation import one_replica
+from core.evaluation import as_table, diverged_rows, measure
+from core.inner_loop import InnerLoop, inner_loop
 from core.progress import progress_bar
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
@@ -24,6 +26,7 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], float]] = {
 BY_POSITION = ("svcca", "pwcca")
 
 
+@torch.inference_mode(False)  # and with gradients, whatever the caller's mode
 def similarity(
     run: Run,
     *,
@@ -55,7 +58,6 @@ def similarity(
         StudyError: for more test tasks than there are, or another network that lacks a layer of this one.
         UserError: for a data set whose files are not found.
     """
-    config = run.config
     others = dict(others or {})
     for name, other in others.items():
         if missing := [layer for layer in run.layers if layer not in other.layers]:
@@ -66,32 +68,44 @@ def similarity(
     rows = []
     for task in progress_bar(range(num_tasks), unit="task", shown=progress, leave=False):
         part = episodes[task : task + 1]
-        after = adapt(
-            run.model, run.rule, run.theta, run.xi, part, steps=config.steps, lr=config.adapt_lr,
-            lr_scope=config.lr_scope, adapted=run.adapted,
-        )  # fmt: skip
+        after, lost = _adapted(run, part)
         before = _features(run, one_replica(run.theta), part)
         networks = {
-            "adapted": _features(run, after.params, part),
+            "adapted": _features(run, after, part),
             "untrained": _features(run, one_replica(untrained), part, blank),
         }
         networks |= {name: _features(other, one_replica(other.theta), part) for name, other in others.items()}
-        diverged = run.diverged or not torch.isfinite(after.losses).all()
+        diverged = run.diverged or lost
         for compared, outputs in networks.items():
             for layer in before:
-                for measure in MEASURES:
-                    x, y = (_arranged(z[layer], by_position=measure in BY_POSITION) for z in (before, outputs))
+                for name in MEASURES:
+                    x, y = (_arranged(z[layer], by_position=name in BY_POSITION) for z in (before, outputs))
                     if diverged:
                         value, status = math.nan, "diverged"
-                    elif measure in BY_POSITION and before[layer].ndim == 3:
+                    elif name in BY_POSITION and before[layer].ndim == 3:
                         value, status = math.nan, "failed: which axis of its outputs has the features is not known"
                     else:
-                        value, status = _measured(measure, x, y)
-                    rows.append((task, compared, layer, measure, len(x), x.shape[1], value, status))
+                        value, status = _measured(name, x, y)
+                    rows.append((task, compared, layer, name, len(x), x.shape[1], value, status))
     columns = ["task", "compared", "layer", "measure", "examples", "features", "value", "status"]
     table = pd.DataFrame(rows, columns=columns)
     common = {**run_columns(run), "status": table["status"]}  # which each value has for itself
     return table.assign(**common, task_seed=seed, **setting_columns(run, len(table)))
+
+
+def _adapted(run: Run, part: Episodes) -> tuple[dict[str, Tensor], bool]:
+    """The parameters (1, *shape) of one task after adaptation, and whether the task diverged, as in all studies."""
+    config = run.config
+    loop = InnerLoop(config.steps, config.adapt_lr, True, config.lr_scope, run.adapted)
+    walk = inner_loop(
+        run.model, run.rule, one_replica(run.theta), one_replica(run.xi), part.support_x, part.support_y, part.kind,
+        loop, create_graph=False,
+    )  # fmt: skip
+    points = []
+    for point in walk:
+        points.append(measure(iter([point]), part, loop.steps))
+    theta = {name: parameter.materialise().detach() for name, parameter in point[0].theta.items()}
+    return theta, bool(diverged_rows(as_table(torch.cat(points, dim=1)), part.kind).any())
 
 
 def _features(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.statistics import Interval, task_intervals
-from figures import networks, style
+from figures import data, networks, style
 
 STUDY = "loss_line"
 NEEDED = ("position", "split", "loss", "accuracy")
@@ -47,7 +47,7 @@ def from_table(table: pd.DataFrame) -> Trace:
         FigureError: for a missing column, or a table of several networks.
     """
     networks.check(table, NEEDED, STUDY)
-    good, lost = networks.measured(table, ["task"])
+    good, lost = _measured(table)
     losses = _lines(good, "loss")
     accuracies = (
         {} if good["accuracy"].isna().all() else _lines(good.assign(accuracy=100 * good["accuracy"]), "accuracy")
@@ -63,6 +63,22 @@ def from_table(table: pd.DataFrame) -> Trace:
 
 
 traces = networks.traces_of(STUDY, NEEDED, from_table)
+
+
+def _measured(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows that are averaged, and the caption's paragraphs on the others.
+
+    A run is lost if a task diverged; where a loss explodes only beyond what adaptation passed, these positions are.
+    """
+    passed = table["position"].between(0, 1)
+    lost = data.lost_runs(table[passed], ["task"])
+    rows = table[~table["run"].isin([run for run, _ in lost])]
+    exploded = rows["status"].ne("ok").groupby([rows["run"], rows["position"]]).transform("any")
+    beyond = []
+    for run, what in data.lost_runs(rows[exploded], ["task"]):
+        positions = sorted(rows.loc[exploded & rows["run"].eq(run), "position"].unique())
+        beyond.append((f"{run} at {', '.join(f'{position:g}' for position in positions)}", what))
+    return rows[~exploded], (*data.describe_lost(lost), *data.describe_lost(beyond))
 
 
 def _lines(table: pd.DataFrame, value: str) -> dict[str, dict[float, Interval]]:
@@ -105,7 +121,12 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             handles.append(Line2D([], [], label="chance", **style.CHANCE))
         if handles:
             figure.legend(
-                handles=handles, title=trace.title, loc="upper center", ncols=3, borderaxespad=0.2, title_fontsize=9.5
+                handles=handles,
+                title=style.plain(trace.title),
+                loc="upper center",
+                ncols=3,
+                borderaxespad=0.2,
+                title_fontsize=9.5,
             )
     return figure, panels
 

@@ -1,6 +1,7 @@
 """Probes against the same quantities computed one task at a time, in the plainest way."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -216,6 +217,16 @@ def test_the_line_goes_through_both_ends_of_adaptation(run):
     run.model.float()
     found = table.query("position == 0.25 and task == 1 and split == 'query'")["loss"].item()
     assert found == pytest.approx(F.cross_entropy(logits, part.query_y[0]).item(), rel=1e-4)
+
+
+def test_a_loss_that_explodes_beyond_adaptation_says_nothing_of_the_task(run):
+    table = loss_line(run, num_tasks=2, positions=(-1e12, 0.0, 1.0, 1e12))
+    _to_arrow("loss_line", table)
+    adapted = table["position"].between(0, 1)
+    assert set(table.loc[adapted, "status"]) == {"ok"}
+    assert set(table.loc[~adapted, "status"]) == {"diverged"}
+    exploded = replace(run, theta=run.theta | {"FC.weight": 1e10 * run.theta["FC.weight"]})
+    assert set(loss_line(exploded, num_tasks=2, positions=(0.0, 1.0))["status"]) == {"diverged"}
 
 
 def test_orders_of_the_classes_are_drawn_and_matter_to_a_trained_head(run):

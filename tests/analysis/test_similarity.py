@@ -1,9 +1,12 @@
 """The study of similarity: layers before against after adaptation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from analysis.engine import intervene
 from analysis.errors import StudyError
 from analysis.representations import linear_cka, pwcca
 from analysis.similarity import similarity
@@ -71,6 +74,12 @@ def test_a_diverged_run_has_no_similarity(run):
     table = similarity(lost, num_tasks=1)
     assert (table["status"] == "diverged").all()
     assert table["value"].isna().all()
+
+
+def test_a_task_whose_loss_exploded_diverged_as_in_other_studies(run):
+    exploded = replace(run, theta=run.theta | {"FC.weight": 1e10 * run.theta["FC.weight"]})
+    assert set(intervene(exploded, {"none": None}, num_tasks=2)["status"]) == {"diverged"}
+    assert set(similarity(exploded, num_tasks=2)["status"]) == {"diverged"}
 
 
 def test_other_networks_are_compared_with_before_adaptation(run):

@@ -66,3 +66,16 @@ def test_a_run_that_diverged_leaves_an_empty_figure_that_says_so(results):
     assert trace.loss == {}
     assert any("(diverged)." in text for text in trace.caption)
     loss_line.draw(trace)
+
+
+def test_a_loss_that_explodes_beyond_adaptation_takes_that_position_alone(results):
+    frame = rows()
+    frame.loc[frame["position"].eq(2) & frame["task"].eq(1), ["loss", "accuracy", "status"]] = [
+        np.nan,
+        np.nan,
+        "diverged",
+    ]
+    table = results.studied("loss_line", frame, write=False)
+    trace = loss_line.from_table(table)
+    assert list(trace.loss["query"]) == [-0.5, 0, 1]
+    assert f"Not averaged in: {table['run'].iloc[0]} at 2 (diverged on 1 of 4 tasks)." in trace.caption
