@@ -1,7 +1,6 @@
 """Tables of the house: what all of them are made of, and how one becomes Markdown, LaTeX and a picture."""
 
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -18,8 +17,8 @@ from figures.paper import Published
 LOST = "table lost"
 ABSENT = "not measured"
 UNSTATED = "not stated"
-_SIZE, _SMALL = 9.0, 7.0  # points
-_LETTERS = 18.5  # of a heading, that fit into an inch
+_SIZE, _HEAD, _SMALL = 9.0, 8.0, 7.0  # points
+_SPACED = 1.12  # width of a column to that of its widest entry
 
 
 class Named(Protocol):
@@ -197,10 +196,8 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
                 ax.plot([ends[start] + gap, ends[end] - gap], [0.26, 0.26], color="black", linewidth=0.5)
             start = end
         for x, column in zip(centres, trace.columns, strict=True):
-            head = column.head.replace(" (", "\n(")
-            fits = min(14, int(_LETTERS * whole * unit * column.width))
-            head = head if "\n" in head else "\n".join(textwrap.wrap(head, fits))
-            ax.text(x, 0.45, head, ha="center", va="center", fontsize=8)
+            head = "\n".join(_lines(column.head, whole * unit * column.width / _SPACED))
+            ax.text(x, 0.45, head, ha="center", va="center", fontsize=_HEAD)
         y = 0.66
         for i, (row, tall) in enumerate(zip(trace.rows, heights, strict=True)):
             if i in trace.ruled:
@@ -228,11 +225,27 @@ def _width(trace: Trace) -> float:
         columns = list(members)
         needs.append(style.text_width(group, _SIZE, "bold") / sum(c.width for c in columns))
         for column in columns:
+            words = _lines(column.head, 0)  # as short as its lines can be
+            needs.append(max(style.text_width(word, _HEAD) for word in words) / column.width)
             for cell in column.cells:
                 small = max(style.text_width(text, _SMALL) for text in (cell.interval, cell.lost))
                 needs.append(max(style.text_width(cell.value, _SIZE), small) / column.width)
     units = sum(column.width for column in trace.columns)
-    return max(style.TEXT_WIDTH, trace.first * style.TEXT_WIDTH + 1.04 * max(needs) * units)
+    return max(style.TEXT_WIDTH, trace.first * style.TEXT_WIDTH + _SPACED * max(needs) * units)
+
+
+def _lines(head: str, room: float) -> list[str]:
+    """A heading in lines of `room` inches where its words allow that; a bracket begins a line of its own."""
+    if " (" in head:
+        return head.replace(" (", "\n(").split("\n")
+    lines = [""]
+    for word in head.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and style.text_width(longer, _HEAD) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _height(cells: Sequence[Cell]) -> float:

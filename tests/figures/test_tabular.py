@@ -1,5 +1,7 @@
 """What all tables share."""
 
+from itertools import pairwise
+
 import pytest
 
 from figures import tabular
@@ -46,3 +48,18 @@ def test_columns_are_as_wide_as_they_say_and_share_the_whole_width(trace):
     unit = (1 - trace.first) / 4
     for entry, middle in (("2.0", 0.5), ("not stated", 2), ("8", 3.5)):
         assert places[entry] == pytest.approx(trace.first + unit * middle)
+
+
+def test_headings_and_small_print_of_neighbours_stay_apart():
+    columns = [
+        Column("", "small archives", (Cell("1", "paper: 112,586"),)),
+        Column("", "paper (full Omniglot)", (Cell("2", "paper: 267,451"),)),
+    ] * 4  # fmt: skip
+    figure, axes = tabular.draw(Trace(("a",), (), tuple(columns), (), label="x"))
+    figure.draw_without_rendering()
+    for size in (8.0, 7.0):
+        boxes = [
+            text.get_window_extent() for text in axes["table"].texts if text.get_text() and text.get_size() == size
+        ]
+        assert len(boxes) == 8
+        assert all(b.x0 - a.x1 > 0.1 * a.width for a, b in pairwise(boxes))
