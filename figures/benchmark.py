@@ -36,15 +36,16 @@ WORKLOADS = {
     "layer_roles": "CNN-4, study layer_roles, 100 tasks",
     "fc_noise": "CNN-4, study fc_noise, 100 tasks",
 }
+# Of the muted and light colours of Tol (2021); none is a method's.
 ENGINES = {
-    "naive": Look("naive", "#4d4d4d", "|"),
-    "eager": Look("ours", "#0072b2", "o"),
-    "compiled": Look("ours, compiled", "#009e73", "D"),
-    "rematerialised": Look("ours, rematerialised", "#56b4e9", "P"),
-    "bfloat16": Look("ours, bfloat16", "#8c6d1f", "X"),
-    "higher": Look("higher", "#e69f00", "^"),
-    "torchopt": Look("TorchOpt", "#cc79a7", "v"),
-    "jax": Look("JAX", "#d55e00", "s"),
+    "naive": Look("naive", "#111111", "|"),
+    "eager": Look("ours", "#332288", "o"),
+    "compiled": Look("ours, compiled", "#44aa99", "D"),
+    "rematerialised": Look("ours, rematerialised", "#88ccee", "P"),
+    "bfloat16": Look("ours, bfloat16", "#999933", "X"),
+    "higher": Look("higher", "#aa4499", "^"),
+    "torchopt": Look("TorchOpt", "#882255", "v"),
+    "jax": Look("JAX", "#ee8866", "s"),
 }
 AXES = {"tasks": "tasks", "steps": "adaptation steps", "width": "width of the layers", "seeds": "seeds"}
 _LEAST: dict[str, Any] = {"color": "black", "linewidth": 1.2}

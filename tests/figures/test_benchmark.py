@@ -1,5 +1,8 @@
 """The benchmark's figures: what is drawn of a table of known numbers, and the Markdown."""
 
+from itertools import combinations, product
+
+import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from analysis.store import SCHEMAS, provenance, write_table
 from figures import benchmark
 from figures.errors import MissingTable
+from figures.style import LOOKS
 from tests.benchmarks.engines import ENGINES
 from tests.benchmarks.workloads import WORKLOADS
 
@@ -47,6 +51,14 @@ def measured(results):
 def test_every_workload_and_engine_of_the_benchmark_has_a_name():
     assert set(benchmark.WORKLOADS) == set(WORKLOADS)
     assert set(benchmark.ENGINES) == set(ENGINES)
+
+
+def test_engines_have_colours_of_their_own_and_no_methods():
+    engines = [look.colour for look in benchmark.ENGINES.values()]
+    methods = {look.colour for look in LOOKS.values()}
+    for colour, other in [*combinations(engines, 2), *product(engines, methods)]:
+        apart = [abs(x - y) for x, y in zip(*map(matplotlib.colors.to_rgb, (colour, other)), strict=True)]
+        assert max(apart) > 0.15, (colour, other)
 
 
 def test_a_marker_is_a_speedup_its_line_the_range_and_targets_are_marked(measured):
