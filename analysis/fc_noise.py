@@ -38,13 +38,16 @@ def fc_noise(
         The table `fc_noise` of `analysis.store.SCHEMAS`.
 
     Raises:
-        StudyError: for a model of one layer, a negative strength, or as `layer_roles`.
+        StudyError: for a model of one layer, a negative strength, one that is given twice, strengths without 0, which
+            the others are compared with, or as `layer_roles`.
     """
     layers = list(run.layers)
     if len(layers) < 2:
         raise StudyError(f"fc_noise needs a model of at least two layers; run {run.id} has {', '.join(layers)}")
     fixed = freeze(*layers[:-2]) if len(layers) > 2 else Intervention()
     names = {f"{layers[-1]} noise {std:g}": std for std in strengths}
+    if 0 not in strengths or len(names) != len(strengths):
+        raise StudyError(f"strengths must be different numbers, 0 among them, got {', '.join(map(str, strengths))}")
     plans = {name: fixed + perturb(layers[-1], std=std) if std else fixed for name, std in names.items()}
     table = intervene(run, plans, num_tasks=num_tasks, seed=seed, draws=draws, progress=progress)
     return table.assign(

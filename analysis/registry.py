@@ -106,6 +106,7 @@ STUDIES: dict[str, Study] = {
     "training_curves": Study(
         "loss and accuracy along meta-training (Fig. A.1, A.2, A.3)",
         lambda run, num_tasks, seed, progress: training_curves(run),
+        suits=lambda config: config.iterations > 0 or not is_own(config.model),  # else there is no curve
         meets_tasks=False,
     ),
     "layer_roles": Study(
@@ -346,7 +347,7 @@ def carry_out(
     seconds = time.perf_counter() - start
     device = torch.device("cpu") if study == "ceilings" else next(iter(run.theta.values())).device
     origin = provenance(
-        config={} if chosen.of_tasks else asdict(run.config),
+        config=_configuration(study, run),
         settings=settings_of(study, run, num_tasks=num_tasks, seed=seed),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         dataset_fingerprint=fingerprint,
@@ -417,6 +418,15 @@ def _check_data(study: str, run: Run, fingerprint: str) -> None:
             f"run {run.id} was trained on other data than are found here (fingerprint {trained}, not {fingerprint}): "
             "their test classes may be among those that it was trained on; name the folder of its data by --data-dir"
         )
+
+
+def _configuration(study: str, run: Run) -> dict[str, Any]:
+    """What a table says of its run: the configuration, or what its numbers hang on, where others have the same."""
+    config = run.config
+    if study == "upper_bound":
+        options = {**config.model_options(), **config.task_options()}
+        return {"dataset": config.dataset, "model": config.model, **options}
+    return {} if study_named(study).of_tasks else asdict(config)
 
 
 def _setting_digest(run: Run) -> str:

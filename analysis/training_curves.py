@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from analysis.errors import StudyError
 from analysis.tasks import run_columns
 from core import Run
 from core.evaluation import diverged_rows
@@ -17,8 +18,13 @@ def training_curves(run: Run) -> pd.DataFrame:
         The table `training_curves` of `analysis.store.SCHEMAS`. The status is the run's: points of a diverged run
         from before it diverged keep their values. A run that diverged before its first point has one row of NaN. A
         point of a run that is ok, of whose tasks some diverged, is "diverged" by itself: its means measure nothing.
+
+    Raises:
+        StudyError: for a run without a curve that did not diverge: it was not trained here.
     """
     curve = run.curve
+    if not len(curve) and not run.diverged:
+        raise StudyError(f"run {run.id} has no training curve: it was not trained here")
     if not len(curve):
         curve = pd.DataFrame({"iteration": [0], "split": ["test"], "loss": [np.nan], "accuracy": [np.nan]})
         curve["num_tasks"] = 0

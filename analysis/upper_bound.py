@@ -10,6 +10,7 @@ from torch import Tensor
 from analysis.errors import StudyError, unknown_name
 from analysis.tasks import check_num_tasks
 from core import Episodes, Run, make_model
+from core.config import is_own
 from core.evaluation import default_chunk, diverged_rows
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
@@ -63,8 +64,8 @@ def upper_bound(
         The table `upper_bound` of `analysis.store.SCHEMAS`, one row a task.
 
     Raises:
-        StudyError: for fewer than one step, more test tasks than there are, an unknown `learns_from`, or one of
-            "class" where the tasks are not made of classes of images.
+        StudyError: for a module of the user's own, fewer than one step, more test tasks than there are, an unknown
+            `learns_from`, or one of "class" where the tasks are not made of classes of images.
         UserError: for a data set whose files are not found.
     """
     if max_steps < 1:
@@ -72,6 +73,8 @@ def upper_bound(
     if learns_from not in get_args(LearnsFrom):
         raise unknown_name("learns_from", learns_from, get_args(LearnsFrom))
     config = run.config
+    if is_own(config.model):
+        raise StudyError(f"upper_bound trains new networks, and does not know how to make {config.model!r}")
     source = run.tasks(seed=seed)
     check_num_tasks(source, num_tasks)
     if learns_from == "support":
@@ -82,12 +85,14 @@ def upper_bound(
         raise StudyError(f"{config.dataset} has no further examples of a task; use learns_from='support'")
     shape = TaskShape(source.example_shape, source.num_outputs)
     size = default_chunk(run.model, draw("test", 1, 0))
-    parts, training_shots = [], 0
+    parts: list[pd.DataFrame] = []
+    training_shots: int | None = None
     with progress_bar(total=num_tasks, unit="task", shown=progress, leave=False) as bar:
         for first in range(0, num_tasks, size):
             # Drawn one by one, as for the other studies, so that tasks are paired.
             part = concatenate([draw("test", 1, task) for task in range(first, min(first + size, num_tasks))])
-            training_shots = part.support_x.shape[1] // source.ways
+            if source.ways:  # else there are no classes that it is of
+                training_shots = part.support_x.shape[1] // source.ways
             models = [
                 make_model(
                     config.model, shape, seed=derive_seed(seed, "upper bound", first + i), **config.model_options()

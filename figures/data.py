@@ -56,6 +56,11 @@ _CNN_SHARED = (
     *_TASK_SETTINGS, "iterations", "tasks_per_iteration", "meta_optimizer", "first_order", "lr_scope", "filters",
     "bias", "norm_mode", "downsample",
 )  # fmt: skip
+# What tells networks of as many layers apart, and the tasks of one data set: where a bound of no run says so of itself,
+# it is that of the runs that agree.
+_OF_A_BOUND = (
+    "ways", "shots", "query_shots", "rotations", "normalize", "endless", "filters", "bias", "norm_mode", "downsample",
+)  # fmt: skip
 # What a method may set for each depth of its own.
 _OF_A_DEPTH = {"depth", "adapt_lr", "meta_lr", "seed", "eval_every", "eval_tasks"}
 _NORMS = {
@@ -295,9 +300,10 @@ def read_ceilings(results: str | Path) -> pd.DataFrame | None:
 
 
 def read_named(results: str | Path, study: str) -> pd.DataFrame:
-    """The tables of a study that is of no run, with two more columns of where a row is from.
+    """The tables of a study that is of no run, with three more columns of where a row is from.
 
-    They are `table`, study/id, and `dataset_fingerprint`, which may be missing.
+    They are `table`, study/id, `dataset_fingerprint`, which may be missing, and `config`, what the table says of the
+    model and the tasks, as JSON; tables of older versions say nothing of them: "{}".
 
     Raises:
         StudyError: if there is no table, or for a damaged one.
@@ -308,8 +314,15 @@ def read_named(results: str | Path, study: str) -> pd.DataFrame:
     origin = {
         "table": [f"{study}/{id}" for id in num_rows],
         "dataset_fingerprint": [provenance[id].get("dataset_fingerprint") for id in num_rows],
+        "config": [json.dumps(provenance[id].get("config") or {}) for id in num_rows],
     }
     return frame.assign(**{key: np.repeat(values, list(num_rows.values())) for key, values in origin.items()})
+
+
+def is_bound_of(stated: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a bound is of a run's convolutional network and tasks, as far as its table states what they are."""
+    whole = {**CNN_DEFAULTS, **stated}
+    return not stated or all(whole.get(key) == config.get(key) for key in _OF_A_BOUND)
 
 
 def ceiling_estimates(frame: pd.DataFrame | None, *, points: int, evaluated_on: str) -> tuple[Ceiling, ...]:

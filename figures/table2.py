@@ -1,5 +1,6 @@
 """Table 2: the meta-optimizers on a CNN of 2 layers, below what the same network reaches when trained on each task."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -120,7 +121,8 @@ def bound(frame: pd.DataFrame | None, dataset: str, config: Mapping[str, Any]) -
     Args:
         frame: the tables `upper_bound`, or None.
         dataset: its name in the tables.
-        config: of one of the compared runs; networks that normalise otherwise are others.
+        config: of one of the compared runs; a network that normalises otherwise is another, and so is one of which the
+            table says more, such as its filters, and that differs in it.
 
     Raises:
         FigureError: if a task is there twice, from networks or tasks of two kinds, or is of other data than the runs'.
@@ -132,6 +134,7 @@ def bound(frame: pd.DataFrame | None, dataset: str, config: Mapping[str, Any]) -
     names = frame["dataset"].eq(dataset) & frame["model"].eq("cnn") & frame["norm_mode"].eq(norm_mode)
     numbers = frame["ways"].eq(setting["ways"]) & frame["shots"].eq(setting["shots"]) & frame["layers"].eq(LAYERS)
     rows = frame[names & numbers]
+    rows = rows[[data.is_bound_of(json.loads(stated), config) for stated in rows["config"]]]
     if not len(rows):
         return None
     if rows.duplicated(["task_seed", "task"]).any():
@@ -173,7 +176,9 @@ def table(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, B
         for dataset in own:
             estimates = measured[dataset]
             cells = [_bound_cell(bounds[dataset]), *(estimate_cell(estimates.get(method)) for method in METHODS)]
-            columns.append(Column(group, style.dataset_name(dataset), (*cells, *_length_cells(estimates))))
+            columns.append(
+                Column(group, style.dataset_name(dataset), (*cells, *_length_cells(estimates, bounds[dataset])))
+            )
         published = [published_cell(cnn_accuracy(reference, LAYERS, name)) for name in (BOUND, *METHODS)]
         stated = CNN_LENGTHS[reference]
         lengths = (None, stated.test_tasks, stated.iterations, stated.tasks_per_iteration)
@@ -210,11 +215,13 @@ def _bound_cell(found: Bound | None) -> Cell:
     return Cell(f"{found.mean:.1f}" if found.num_tasks else "", bracketed(found.low, found.high), found.lost_text)
 
 
-def _length_cells(estimates: Mapping[str, Estimate]) -> list[Cell]:
+def _length_cells(estimates: Mapping[str, Estimate], found: Bound | None) -> list[Cell]:
     config = next(iter(estimates.values())).configs[0]
+    num_tasks = data.in_words(e.num_tasks for e in estimates.values() if e.seeds)
+    of_bound = "" if found is None or f"{found.num_tasks:,}" == num_tasks else f" (bound: {found.num_tasks:,})"
     return [
         Cell(data.in_words(len(e.seeds) for e in estimates.values())),
-        Cell(data.in_words(e.num_tasks for e in estimates.values() if e.seeds)),
+        Cell(f"{num_tasks}{of_bound}"),
         Cell(f"{config['iterations']:,}"),
         Cell(f"{config['tasks_per_iteration']:,}"),
     ]
@@ -231,6 +238,9 @@ def _notes(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, 
         absent = [*(["upper bound"] if bounds[dataset] is None else []), *absent]
         if absent:
             notes.append(f"Not measured on {style.dataset_name(dataset)}: {', '.join(absent)}.")
+    there = {data.paper_dataset(dataset) for dataset in measured}
+    if absent := [style.dataset_name(reference) for reference in CNN_SETTINGS if reference not in there]:
+        notes.append(f"Not measured: {', '.join(absent)}.")
     for found in measured.values():
         notes += data.describe_norm(next(iter(found.values())).configs[0])
     notes.append("Paper: its Table 2; it does not say what its deviations are over.")

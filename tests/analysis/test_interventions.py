@@ -204,6 +204,12 @@ def test_a_network_that_shares_weights_is_not_cut():
     assert cut(shared, ["2.weight"]) == 0
 
 
+@pytest.mark.parametrize("strengths", [(1.0, 4.0), (0, 1, 1), (0, 1, 1 + 1e-9), ()])
+def test_strengths_are_different_and_none_is_among_them(run, strengths):
+    with pytest.raises(StudyError, match="strengths must be different numbers, 0 among them, got "):
+        fc_noise(run, num_tasks=2, strengths=strengths)
+
+
 def test_the_studies_have_their_columns_and_pair_their_tasks(run):
     roles = layer_roles(run, num_tasks=2)
     _to_arrow("layer_roles", roles)

@@ -109,6 +109,7 @@ def test_tables_of_a_module_are_stored_with_their_provenance(tmp_path):
     run = run_from_module(WithEverything(), episodes(dtype=torch.float32), steps=1, adapt_lr=0.3, name="mine")
     suited = [name for name, study in STUDIES.items() if study.suits(run.config)]
     assert {"layer_roles", "fc_noise", "similarity", "optimizer_comparison", "post_adaptation"} <= set(suited)
+    assert "training_curves" not in suited
     for name in ("layer_roles", "optimizer_comparison"):
         path = carry_out(tmp_path, name, run, num_tasks=2)
         assert path.stem == run.id

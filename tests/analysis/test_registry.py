@@ -71,6 +71,15 @@ def test_a_run_is_not_measured_on_other_data_than_it_was_trained_on(saved_cnn, s
     carry_out(saved_cnn, "training_curves", run)
 
 
+def test_a_bound_says_of_which_model_and_tasks_it_is(saved_cnn):
+    run = next(run for run in runs_in(saved_cnn).values() if STUDIES["upper_bound"].suits(run.config))
+    stated = read_table(carry_out(saved_cnn, "upper_bound", run, num_tasks=1)).attrs["provenance"]["config"]
+    assert stated == {
+        "dataset": "glyphs", "model": "cnn", "depth": 2, "filters": 4, "norm_mode": "batch", "ways": 3, "shots": 2,
+        "endless": True,
+    }  # fmt: skip
+
+
 def test_a_bound_on_other_data_is_stale(saved_cnn):
     run = next(run for run in runs_in(saved_cnn).values() if STUDIES["upper_bound"].suits(run.config))
     carry_out(saved_cnn, "upper_bound", run, num_tasks=1)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.errors import StudyError
 from analysis.store import SCHEMAS, provenance, read_table, write_table
 from analysis.training_curves import training_curves
 from core import meta_train
@@ -39,3 +40,8 @@ def test_a_run_that_diverged_at_once_has_a_row_that_says_so(tmp_path, run):
     assert table["status"].tolist() == ["diverged"]
     assert table[["loss", "accuracy"]].isna().all(axis=None)
     assert table["num_tasks"].tolist() == [0]
+
+
+def test_a_run_that_was_not_trained_here_has_no_curve(run):
+    with pytest.raises(StudyError, match=f"run {run.id} has no training curve: it was not trained here"):
+        training_curves(replace(run, curve=run.curve.iloc[:0]))

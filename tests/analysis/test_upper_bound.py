@@ -6,8 +6,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from analysis.errors import StudyError
+from analysis.store import _to_arrow
 from analysis.upper_bound import upper_bound
-from core import list_runs, load_run, make_model
+from core import Episodes, list_runs, load_run, make_model, meta_train, run_from_module
 from core.seeds import derive_seed
 
 
@@ -67,3 +68,20 @@ def test_a_diverged_task_is_no_accuracy(run):
 def test_mistakes_are_told(run, options, message):
     with pytest.raises(StudyError, match=message):
         upper_bound(run, **{"num_tasks": 2, **options})
+
+
+def test_regression_has_no_number_of_shots(tiny):
+    config = tiny(dataset="sinusoid", model="linnet", hidden=(4,), points=None, iterations=1)
+    table = upper_bound(
+        meta_train(config, results=None, progress=False), num_tasks=2, learns_from="support", max_steps=2
+    )
+    _to_arrow("upper_bound", table)
+    assert table["training_shots"].isna().all()
+    assert (table["status"] == "ok").all()
+
+
+def test_a_network_from_outside_cannot_be_made_anew():
+    x, y = torch.zeros(2, 4, 3), torch.tensor([0, 1, 0, 1]).expand(2, -1)
+    run = run_from_module(torch.nn.Linear(3, 2), Episodes(x, y, x, y), steps=1, adapt_lr=0.1)
+    with pytest.raises(StudyError, match="does not know how to make 'own:Linear'"):
+        upper_bound(run, num_tasks=1, learns_from="support")

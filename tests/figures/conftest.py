@@ -130,9 +130,9 @@ class Results:
     def bound(
         self, dataset: str, layers: int, accuracies: Sequence[float], *, steps: Sequence[int] | int = 40,
         unconverged: Sequence[int] = (), lost_tasks: Sequence[int] = (), id: str = "", norm_mode: str = "batch",
-        task_seed: int = 0, training_shots: int = 15,
+        task_seed: int = 0, training_shots: int = 15, stated: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Add a table upper_bound; accuracies (fractions) and steps by task."""
+        """Add a table upper_bound; accuracies (fractions) and steps by task; `stated` is what it says of the model."""
         config = self.config(dataset, "cnn", "maml", 0)
         tasks = range(len(accuracies))
         frame = pd.DataFrame(
@@ -153,7 +153,7 @@ class Results:
             training_loss=frame["accuracy"] * 0 + 0.01, loss=frame["accuracy"] * 0 + 0.5, **whole,
         )  # fmt: skip
         name = id or f"{dataset}-cnn-{layers}-s{task_seed}"
-        write_table(self.folder, "upper_bound", name, frame, provenance(command="test"))
+        write_table(self.folder, "upper_bound", name, frame, provenance(config=stated, command="test"))
 
     def studied(
         self, study: str, rows: pd.DataFrame, seed: int = 0, *, write: bool = True, model: str = "cnn",

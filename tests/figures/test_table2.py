@@ -47,6 +47,7 @@ not converged, and measured after 60 steps: 1; diverged, and not averaged in: 1;
 - CIFAR-FS: 10-way 3-shot, 2 adaptation steps; 60,000 iterations (paper: not stated); 32 tasks an iteration (paper: \
 not stated); 1 seed; 2 test tasks (paper: 600).
 - Not measured on CIFAR-FS: upper bound, CNN-2, CNN-2 w/ Meta-SGD, CNN-2 w/ KFC.
+- Not measured: mini-ImageNet.
 - Normalisation: batch norm with the statistics of the batch at hand.
 - Paper: its Table 2; it does not say what its deviations are over.
 - Not averaged in: glyphs-cnn2-meta_sgd-s0-600 (diverged), glyphs-cnn2-kfc-s1-600 (diverged).
@@ -99,6 +100,24 @@ def test_the_upper_bound_of_another_network_is_not_that_of_the_runs(results):
     (trace,) = table2.traces(results.folder).values()
     assert trace.columns[0].cells[0].value == "not measured"
     assert any(note.startswith("Not measured on Glyphs: upper bound") for note in trace.notes)
+
+
+def test_an_upper_bound_is_of_the_network_and_the_tasks_that_it_names(results):
+    results.compared(STUDY, "glyphs", 2, "maml", 0, [0.5])
+    results.bound("glyphs", 2, [0.9], id="of the runs", stated={"model": "cnn", "depth": 2, "ways": 10, "shots": 5})
+    for i, other in enumerate(({"filters": 8}, {"downsample": "max_pool"}, {"query_shots": 3}, {"rotations": True})):
+        stated = {"model": "cnn", "depth": 2, "ways": 10, "shots": 5, **other}
+        results.bound("glyphs", 2, [0.1], id=f"other {i}", stated=stated)
+    (trace,) = table2.traces(results.folder).values()
+    assert trace.columns[0].cells[0].value == "90.0"
+
+
+def test_what_the_runs_have_and_the_bound_or_the_table_has_not_is_said(results):
+    results.compared(STUDY, "glyphs", 2, "maml", 0, [0.5] * 3)
+    results.bound("glyphs", 2, [0.9, 0.9])
+    (trace,) = table2.traces(results.folder).values()
+    assert trace.columns[0].cells[trace.rows.index("test tasks")].value == "3 (bound: 2)"
+    assert "Not measured: CIFAR-FS, mini-ImageNet." in trace.notes
 
 
 def test_two_upper_bounds_of_the_same_tasks_are_never_mixed(results):
