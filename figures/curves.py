@@ -22,7 +22,7 @@ _LINEAR_PART = 10  # iterations: the axis is linear up to here, and logarithmic 
 _LINEAR_SCALE = 0.6  # decades: length of the linear part
 _ROOM = 2.2  # times the last iteration is where the axis ends: the paper's values stand beyond the curves
 _PUBLISHED_AT = 0.965  # of the panel's width
-_PUBLISHED_SIZE = (0.04, 0.065)  # of the panel: how far apart two diamonds have to be, to stay two
+_PUBLISHED_SIZE = (0.04, 0.065)  # of the panel: how far apart two stars have to be, to stay two
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ def line(group: Runs, published: float | None = None, *, split: str = "test") ->
     points = pd.DataFrame(rows, columns=["iteration", "mean", "low", "high"])
     num_tasks = int(good["num_tasks"].min()) if len(good) else 0
     one = configs[0]
-    return Line(one["model"], one["method"], points, num_seeds, num_tasks, lost, holes, configs, published, group.tables)
+    return Line(
+        one["model"], one["method"], points, num_seeds, num_tasks, lost, holes, configs, published, group.tables
+    )
 
 
 def describe_band(lines: Iterable[Line]) -> str:

@@ -165,6 +165,6 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
 def _legend(figure: Figure, trace: Trace) -> None:
     handles = [Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed")]
     if whisker := data.interval_label(e for p in trace.panels for e in p.bars):
-        handles.append(Line2D([], [], color="black", linewidth=1.0, marker="_", markersize=5, label=whisker))
+        handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=whisker))
     handles.append(Line2D([], [], label=data.paper_label([p.dataset for p in trace.panels]), **style.PAPER))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), borderaxespad=0.3)

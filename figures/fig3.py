@@ -141,14 +141,15 @@ def _trace(runs: Runs, dataset: str) -> Trace | None:
     )
     title, chance = data.heading(dataset, points[0].estimate.configs[0])
     reference = data.paper_dataset(dataset)
+    published = {pair: value for pair in MODELS if (value := cnn_accuracy(reference, *pair)) is not None}
     return Trace(
         dataset=dataset,
         title=title,
         chance=chance,
         points=points,
         gaps=gaps,
-        published={pair: value for pair in MODELS if (value := cnn_accuracy(reference, *pair)) is not None},
-        lead=_lead([p.estimate for p in points], gaps),
+        published=published,
+        lead=_lead([p.estimate for p in points], gaps, bool(published)),
         about=_about(dataset, points),
     )
 
@@ -181,9 +182,11 @@ def _gap(layers: int, ours: Runs, deeper: Runs) -> Gap | None:
     return Gap(layers, over.mean, over.low, over.high, data.interval_name(over), len(common), seeds, others)
 
 
-def _lead(estimates: Sequence[Estimate], gaps: Sequence[Gap]) -> tuple[str, ...]:
+def _lead(estimates: Sequence[Estimate], gaps: Sequence[Gap], is_published: bool) -> tuple[str, ...]:
     intervals = " or ".join(sorted({e.interval for e in estimates if e.interval})) or "none"
     marks = f"Line: mean over seeds; dot: one seed; whisker, where longer than its mark: {intervals}."
+    if is_published:
+        marks += " Star: the paper, on the left in its method's colour."
     if not gaps:
         return (marks,)
     listed = "; ".join(f"{gap.layers} against {gap.layers + 1} layers: {gap.text}" for gap in gaps)

@@ -101,8 +101,8 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
 def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
     lines = [one for p in panels for one in p.lines]
     return (
-        f"Line: mean over seeds; band: {curves.describe_band(lines)}; diamond: what the paper states of its end, "
-        "wherever that lies on the axis.",
+        f"Line: mean over seeds; band: {curves.describe_band(lines)}; star, in its method's colour: what the paper "
+        "states of its end, wherever that lies on the axis.",
         *(p.about for p in panels),
         *(
             told

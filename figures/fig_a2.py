@@ -19,7 +19,7 @@ LAYERS = (2, 4)
 METHODS = ("maml", "meta_sgd", "meta_curvature", "kfc")
 MODELS = tuple((layers, method) for layers in LAYERS for method in METHODS)
 _ROOM = 0.14  # of the panel's width: the paper's values may have to stand side by side
-_DIAMOND = 4.2  # points, smaller than in larger panels
+_STAR = 6.8  # points, smaller than in larger panels
 _LOST_SIZE = 7.5  # points
 _LEGEND_COLUMNS = 3
 
@@ -119,13 +119,13 @@ def _lines(groups: dict[tuple[int, str], Runs], dataset: str, split: str) -> tup
 def _caption(dataset: str, rows: Sequence[Row]) -> tuple[str, ...]:
     training = [one for row in rows for one in row.training]
     testing = [one for row in rows for one in row.testing]
-    diamond = "; diamond: the paper's accuracy at the end (its Tables 2 and A1)"
+    star = "; star, in its method's colour: the paper's accuracy at the end (its Tables 2 and A1)"
     counts = [data.in_words(one.num_tasks for one in lines if one.num_seeds) for lines in (training, testing)]
     return (
         "Accuracy on query sets after adaptation. Training: on tasks of the classes that are trained on; testing: on "
         "tasks of other classes; both are the same tasks all along a run. Line: mean over seeds; band: "
         f"{curves.describe_band(testing)}; markers only tell the methods apart"
-        f"{diamond if any(one.published is not None for one in testing) else ''}.",
+        f"{star if any(one.published is not None for one in testing) else ''}.",
         data.describe_runs(
             dataset,
             {one.name: one.configs for one in testing},
@@ -172,8 +172,8 @@ def _draw_panel(ax: Axes, lines: Sequence[Line], trace: Trace) -> None:
     curves.set_iterations(ax, trace.lines, _ROOM)
     highs = [2 * trace.chance, *(one.published for one in trace.lines if one.published is not None)]
     highs += [float(one.points["high"].max()) for one in trace.lines if len(one.points)]
-    ax.set_ylim(0, min(10 * np.ceil(max(highs) / 10 + 0.4), 104))  # a diamond needs room above its value
-    curves.draw_published(ax, lines, _DIAMOND)
+    ax.set_ylim(0, min(10 * np.ceil(max(highs) / 10 + 0.4), 104))  # a star needs room above its value
+    curves.draw_published(ax, lines, _STAR)
 
 
 def _head(ax: Axes, title: str, lost: Sequence[str]) -> None:

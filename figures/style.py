@@ -75,8 +75,9 @@ CEILINGS: dict[str, dict[str, Any]] = {
     "bayes": {"color": "#9b2d5e", "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 0.9},
 }
 CEILING_NAMES = {"mean classifier": "mean classifier", "bayes": "Bayes classifier"}
+# A star, hollow: the markers of the methods that the paper has are others.
 PAPER: dict[str, Any] = {
-    "marker": "D", "markersize": 5.2, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 1.0,
+    "marker": "*", "markersize": 8.5, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.9,
     "linestyle": "none",
 }  # fmt: skip
 
@@ -125,6 +126,11 @@ def layer_colours(num_layers: int) -> list[Any]:
 def dataset_name(dataset: str) -> str:
     """The data set's name on paper."""
     return DATASETS.get(dataset, dataset.replace(_OWN, "own ", 1))
+
+
+def plain(text: str) -> str:
+    """A name as it is, for where text with dollars in it would be taken for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def context() -> AbstractContextManager[None]:

@@ -36,6 +36,7 @@ SWEEPS = {
 }
 TURNS = (1e-3, 1e2)  # of the last panel
 CHANCE = 50.0
+_SETTING: dict[str, Any] = {**style.PAPER, "marker": "D"}  # of the paper: about our accuracies, and not one of its own
 # Of the maps, from chance up: paper-white to the colour of the ceilings.
 _COLOURS = LinearSegmentedColormap.from_list("accuracy", ["#f7f4f6", "#d9a9c0", "#9b2d5e"])
 
@@ -201,7 +202,9 @@ def _caption(fresh: pd.DataFrame, marks: dict[str, list[tuple[Mark, str]]], leng
     intervals = [m.over for found in marks.values() for m, _ in found if m.over is not None]
     kinds = sorted({name for over in intervals if (name := data.interval_name(over))})
     good = fresh[fresh["status"].eq("ok")]
-    wide = max((_half_length(rows["accuracy"]) for _, rows in good.groupby("run")), default=0.0)
+    halves = [_half_length(rows["accuracy"]) for _, rows in good.groupby("run")]
+    wide = max((half for half in halves if np.isfinite(half)), default=None)  # a single task has no interval
+    dots = "" if wide is None else f"; its 95 % interval over tasks is within {wide:.1f} points of it"
     num_tasks, num_seeds = fresh["task"].nunique(), fresh["seed"].nunique()
     lost = sum(mark.over is None for found in marks.values() for mark, _ in found)
     cells = sum(len(found) for found in marks.values())
@@ -209,8 +212,8 @@ def _caption(fresh: pd.DataFrame, marks: dict[str, list[tuple[Mark, str]]], leng
         f"Synthetic: MAML, 1 adaptation step, one task an iteration; {length:,} iterations where nothing else is said "
         f"(paper: 30,000); measured on fresh points; mean over {num_seeds} seed{'s' if num_seeds > 1 else ''} and "
         f"{num_tasks} test tasks. Square, diamond: the paper's setting.",
-        f"Whisker: {' or '.join(kinds) or 'none'}. Dot (bottom right): one run; its 95 % interval over tasks is within "
-        f"{wide:.1f} points of it. Turn: tangent of the angle between start and adapted weights, median over tasks; "
+        f"Whisker: {' or '.join(kinds) or 'none'}. Dot (bottom right): one run{dots}. "
+        "Turn: tangent of the angle between start and adapted weights, median over tasks; "
         "the line is what it predicts, with nothing fitted. Turns outside the panel are drawn at its edge.",
         f"Cross: every seed diverged ({lost} of {cells} cells). {_partly_lost(marks)}".strip(),
     )
@@ -306,7 +309,7 @@ def _draw_sweep(ax: Axes, quantity: str, lines: Sequence[Line], trace: Trace) ->
             if mark.over is None:
                 ax.plot([x], [47.3], marker="x", markersize=4, color=look.colour, zorder=4)
             elif mark.is_paper:
-                ax.plot([x], [mark.over.mean], **{**style.PAPER, "markersize": 8, "markerfacecolor": "none"}, zorder=4)
+                ax.plot([x], [mark.over.mean], **{**_SETTING, "markersize": 8, "markerfacecolor": "none"}, zorder=4)
     if quantity == "points":
         at = sorted(trace.ceilings)
         for name in CEILINGS:
@@ -343,7 +346,7 @@ def _legend(figure: Figure, trace: Trace) -> None:
             Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), marker="o", markersize=4, markerfacecolor="white",
                    label=f"{iterations:,} iterations")
         )  # fmt: skip
-    handles.append(Line2D([], [], label="paper's setting", **{**style.PAPER, "markersize": 7}))
+    handles.append(Line2D([], [], label="paper's setting", **{**_SETTING, "markersize": 7}))
     handles += [Line2D([], [], label=style.CEILING_NAMES[name], **style.CEILINGS[name]) for name in CEILINGS]
     handles.append(Line2D([], [], label="chance", **style.CHANCE))
     handles.append(Line2D([], [], color="black", linewidth=1.0, label="predicted from the turn"))

@@ -68,10 +68,10 @@ def test_what_is_drawn_is_what_the_trace_has(trained):
 def test_the_papers_values_stand_on_the_testing_panels_only(trained):
     trace = only(fig_a2.traces(trained.folder))
     _, axes = fig_a2.draw(trace)
-    diamonds = {
+    stars = {
         name: sorted(float(a.get_ydata()[0]) for a in ax.lines if len(a.get_ydata()) == 1) for name, ax in axes.items()
     }
-    assert diamonds == {
+    assert stars == {
         "training 2": [],
         "testing 2": [60.94, 69.25, 85.70, 91.13],
         "training 4": [],
@@ -85,7 +85,7 @@ def test_the_caption_says_what_is_drawn_and_how_long_it_was_trained(trained):
     trace = only(fig_a2.traces(trained.folder))
     assert trace.caption[0].endswith(
         "Line: mean over seeds; band: range (smallest to largest) over seeds; markers only tell the methods apart; "
-        "diamond: the paper's accuracy at the end (its Tables 2 and A1)."
+        "star, in its method's colour: the paper's accuracy at the end (its Tables 2 and A1)."
     )
     assert trace.caption[1:] == (
         "Glyphs: 10-way 5-shot, 4 adaptation steps; 600 iterations (paper: not stated); 4 tasks an iteration "
@@ -140,7 +140,7 @@ def test_without_a_value_of_the_paper_none_is_promised(results):
     results.curve("glyphs", "cnn", "meta_sgd", 0, {0: 0.1, 600: 0.6}, depth=4)
     trace = only(fig_a2.traces(results.folder))
     figure, _ = fig_a2.draw(trace)
-    assert "diamond" not in trace.caption[0]
+    assert "star" not in trace.caption[0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CNN w/ Meta-SGD"]
 
 

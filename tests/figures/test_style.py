@@ -4,6 +4,7 @@ from itertools import combinations
 
 import matplotlib.colors
 import pytest
+from matplotlib.figure import Figure
 
 from core.methods import METHODS
 from core.models import MODELS
@@ -40,6 +41,17 @@ def test_no_two_methods_look_alike():
     for a, b in combinations(looks, 2):
         apart = [abs(x - y) for x, y in zip(*(matplotlib.colors.to_rgb(k.colour) for k in (a, b)), strict=True)]
         assert max(apart) > 0.15, (a, b)
+
+
+def test_the_papers_values_look_like_no_method_of_the_paper():
+    methods = ("maml", "klin", "kfc", "meta_sgd", "meta_curvature")
+    looks = [style.look_of("cnn", method) for method in methods] + [style.look_of("linnet", "maml")]
+    assert style.PAPER["marker"] not in {look.marker for look in looks}
+
+
+def test_dollars_in_a_name_are_no_mathematics():
+    text = Figure().text(0, 0, style.plain(r"a$\frac$b$"))
+    assert text._preprocess_math(text.get_text()) == (r"a$\frac$b$", False)
 
 
 def test_a_method_without_a_look_is_refused():

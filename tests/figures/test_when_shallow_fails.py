@@ -180,3 +180,9 @@ def test_each_of_several_tables_is_a_figure_of_its_own(tmp_path):
 def test_without_a_table_the_figure_says_what_makes_it(tmp_path):
     with pytest.raises(MissingTable, match="make it with: python -m analysis when_shallow_fails"):
         when_shallow_fails.traces(tmp_path)
+
+
+def test_a_single_task_has_no_interval(tmp_path):
+    write(tmp_path, cell("lr", [0.5]), cell("linnet", [0.8]))
+    (trace,) = when_shallow_fails.traces(tmp_path).values()
+    assert "Dot (bottom right): one run. Turn" in trace.caption[1]
