@@ -36,6 +36,7 @@ class Picture:
         width, height: of the picture, in points.
         caption: its paragraphs.
         tables: what it was drawn from, study/id.
+        title: what it is of, on paper; empty where its data set says that.
     """
 
     stem: str
@@ -45,6 +46,7 @@ class Picture:
     height: float
     caption: tuple[str, ...]
     tables: tuple[str, ...]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Grid:
     dataset: str
     trace: tabular.Trace
     tables: tuple[str, ...]
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,9 @@ def _item(name: str, stem: str, entry: Entry, trace: Any) -> Picture | Grid:
     with style.context(), plt.rc_context({"svg.fonttype": "path"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     width, height = _POINTS * figure.get_size_inches()
-    return Picture(stem, dataset, drawn.getvalue(), float(width), float(height), caption, tables)
+    # The name of a network in that of a file is no title. Figures of the paper are one a data set, and have its name.
+    title = "" if dataset in style.DATASETS else getattr(trace, "title", "").replace("\n", ", ")
+    return Picture(stem, dataset, drawn.getvalue(), float(width), float(height), caption, tables, title)
 
 
 def tables_of(trace: Any) -> Iterator[str]:
