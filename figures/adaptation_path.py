@@ -100,11 +100,13 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             ax.set_axis_off()
         for ax in axes[max(0, len(panels) - COLUMNS) : len(panels)]:
             ax.set_xlabel("adaptation step")
-        handles = [Line2D([], [], color=colours[la], marker="o", markersize=2.4, label=la) for la in trace.layers]
+        handles = [
+            Line2D([], [], color=colours[la], marker="o", markersize=2.4, label=style.plain(la)) for la in trace.layers
+        ]
         if trace.chance == trace.chance and set(PERCENT) & set(panels):
             handles.append(Line2D([], [], label="chance", **style.CHANCE))
         axes[len(panels)].legend(handles=handles, loc="center", ncols=1 if len(handles) <= 7 else 2, fontsize=8)
-        figure.suptitle(trace.title, fontsize=9.5)
+        figure.suptitle(style.plain(trace.title), fontsize=9.5)
     return figure, panels
 
 

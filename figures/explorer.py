@@ -61,10 +61,11 @@ def from_table(table: pd.DataFrame, probe: str = "cka") -> Trace:
         probe: what the columns `<probe> <layer>` begin with.
 
     Raises:
-        FigureError: for a missing column, strengths that cannot be told, no column of the probe, or no task that did
-            not diverge.
+        FigureError: for a missing column, runs of several networks, strengths that cannot be told, no column of the
+            probe, or no task that did not diverge.
     """
     data.check_columns(table, NEEDED, "of the interventions")
+    networks.check_one(table, "the table of the interventions")
     columns = {str(name): str(name).removeprefix(f"{probe} ") for name in table if str(name).startswith(f"{probe} ")}
     if not columns:
         raise FigureError(f"the table has no column '{probe} <layer>'; pass probes={{{probe!r}: ...}} to intervene")
@@ -79,7 +80,8 @@ def from_table(table: pd.DataFrame, probe: str = "cka") -> Trace:
     # Draws of a task are no further tasks: they are averaged first.
     by_task = good.groupby(keys, sort=False)[[value, *columns]].mean().reset_index()
     long = by_task.melt(keys, list(columns), "layer").dropna()
-    similar = task_intervals(long.assign(layer=long["layer"].map(columns)), ["std", "step", "layer"], "value")
+    long, cell = long.assign(layer=long["layer"].map(columns)), ["std", "step", "layer"]
+    similar = task_intervals(networks.complete(long, cell), cell, "value")
     measured = task_intervals(by_task, ["std", "step"], value)
     noisy = str(table["layer"].iloc[0]) if "layer" in table else ""
     kinds = sorted({data.interval_name(over) for over in (*measured.values(), *similar.values())} - {""})
@@ -141,7 +143,7 @@ def _draw_measured(ax: Axes, trace: Trace, strength: float, step: int) -> None:
         markersize=8, markerfacecolor="none", markeredgecolor=CHOSEN, markeredgewidth=1.6, zorder=4,
     )  # fmt: skip
     ax.set_xticks(range(len(trace.strengths)), [f"{std:g}" for std in trace.strengths])
-    ax.set_xlabel(f"{trace.title} (strength)")
+    ax.set_xlabel(f"{style.plain(trace.title)} (strength)")
     ax.set_ylabel("accuracy (%)" if trace.value == "accuracy" else "loss")
     ax.set_title(f"after {step} step{'' if step == 1 else 's'}")
     # The same axis wherever the sliders are, so that what moves is what changes.

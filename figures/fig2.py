@@ -1,7 +1,7 @@
 """Figure 2: which layers of a CNN adapt, and what noise on the last one does to adaptation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from figures.comparison import Number
 from figures.data import Where
 from figures.errors import MissingTable
 from figures.layer_roles import ALONE, AS_TRAINED, FROZEN, NOISE, ROLES, Mark
+
+PAPER_HAS = ("omniglot", "cifar_fs")  # data sets of the paper's figure
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
             f"then: python -m analysis layer_roles --results {results}"
         )
     traces = [_trace(**studies) for studies in found.values()]
+    there = {data.paper_dataset(trace.dataset) for trace in traces}
+    if absent := [style.dataset_name(name) for name in PAPER_HAS if name not in there]:
+        told = f"Not measured, and in the paper's figure: {', '.join(absent)}."
+        traces = [replace(trace, caption=(*trace.caption, told)) for trace in traces]
     return {f"fig2_{trace.dataset}": trace for trace in traces}
 
 

@@ -378,14 +378,14 @@ def _draw_spectra(ax: Axes, trace: Trace) -> None:
         centres.setdefault(strip.layer, []).append(x)
         x += 1
     ax.axhline(1, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
-    ax.set_xticks([float(np.mean(found)) for found in centres.values()], list(centres))
+    ax.set_xticks([float(np.mean(found)) for found in centres.values()], list(map(style.plain, centres)))
     ax.tick_params(axis="x", length=0)
     margin = max(0.0, FEWEST_SLOTS - x) / 2  # a strip is not to be as wide as the panel
     ax.set_xlim(-0.8 - margin, x - 0.2 + margin)
     if all(value > 0 for strip in trace.strips for run in strip.runs for value in run):
         _log_axis(ax)
     ax.set_ylabel(_spectrum_name(trace.strips))
-    ax.set_title(trace.title)
+    ax.set_title(style.plain(trace.title))
 
 
 def _draw_alignment(cosine: Axes, ratio: Axes, trace: Trace) -> None:
@@ -401,7 +401,7 @@ def _draw_alignment(cosine: Axes, ratio: Axes, trace: Trace) -> None:
             )  # fmt: skip
     for ax, reference in ((cosine, 0), (ratio, 1)):
         ax.axhline(reference, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
-        ax.set_xticks(range(len(layers)), layers)
+        ax.set_xticks(range(len(layers)), list(map(style.plain, layers)))
         ax.set_xlabel("layer")  # and so on one line with the comparison, which has a label
         ax.set_xlim(-0.6, max(len(layers), 1) - 0.4)
     cosine.set_ylim(min(-0.05, cosine.get_ylim()[0]), 1.05)
@@ -429,7 +429,7 @@ def _draw_comparison(ax: Axes, trace: Trace) -> None:
         ends = [[over.mean - over.low], [over.high - over.mean]] if np.isfinite(over.low) else None
         ax.errorbar(over.mean, y, xerr=ends, color=COMPARED, marker="o", markersize=4, linewidth=1.2, zorder=3)
     ax.axvline(0, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
-    ax.set_yticks(range(len(labels)), labels, fontsize=7.5, linespacing=0.95)
+    ax.set_yticks(range(len(labels)), list(map(style.plain, labels)), fontsize=7.5, linespacing=0.95)
     ax.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     ax.grid(True, axis="x")
     ax.set_xlabel("difference (points)" if trace.value == "accuracy" else "difference")

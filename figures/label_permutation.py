@@ -111,7 +111,12 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             Line2D([], [], color=START_COLOUR, linestyle="none", marker="D", markersize=2.6, label="as they come"),
         ]
         figure.legend(
-            handles=handles, title=trace.title, loc="upper center", ncols=3, borderaxespad=0.2, title_fontsize=9.5
+            handles=handles,
+            title=style.plain(trace.title),
+            loc="upper center",
+            ncols=3,
+            borderaxespad=0.2,
+            title_fontsize=9.5,
         )
     return figure, panels
 

@@ -98,7 +98,8 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     """What tables of the studies `layer_roles` and `fc_noise` say of a network; one of them may be absent.
 
     Raises:
-        FigureError: for no table, a missing column, or tables of several networks.
+        FigureError: for no table, a missing column, tables of several networks, or one without what the others are
+            compared with.
     """
     by_study = {
         study: networks.check(table, needed, study)
@@ -114,7 +115,9 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     noise, lost_noise = ([], ()) if fc_noise is None else _comparable(fc_noise, "std", 0, "fc_noise", value)
     subject = networks.subject(given[0])
     caption = [
-        networks.describe_mean(given[0], "whisker, band", [mark.over for mark in (*roles, *noise)])
+        networks.describe_mean(
+            given[0], "whisker, where longer than its mark, or band", [mark.over for mark in (*roles, *noise)]
+        )
         + (" Dot in a bar: one seed." if given[0]["seed"].nunique() > 1 else "")
         + f" {value.capitalize()} on the query set after the last step.",
         *subject.caption,
@@ -122,6 +125,12 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     if len({tuple(sorted(table["run"].unique())) for table in given}) > 1:
         of_each = " and ".join(", ".join(map(str, sorted(table["seed"].unique()))) for table in given)
         caption.append(f"Freezing layers and noise were measured on runs of other seeds: {of_each}.")
+    tasks = [table[["task_seed", "task"]].drop_duplicates() for table in given]
+    if len({frozenset(one.itertuples(index=False, name=None)) for one in tasks}) > 1:
+        of_each = " and ".join(
+            f"{len(one):,} of seed {', '.join(map(str, sorted(one['task_seed'].unique())))}" for one in tasks
+        )
+        caption.append(f"Freezing layers and noise were measured on other test tasks: {of_each}.")
     noisy = "" if fc_noise is None else str(fc_noise["layer"].iloc[0])
     if noise and fc_noise is not None:
         caption.append(describe_noise(noisy, int(fc_noise["draw"].max()) + 1))
@@ -150,9 +159,17 @@ def _comparable(
     """The marks of each intervention under which runs did not diverge, and the caption's paragraph on the others.
 
     A run that diverged under the intervention that the others are compared with is left out as a whole.
+
+    Raises:
+        FigureError: for a run that was not measured under it.
     """
-    good, lost = networks.measured(table, REPETITION, within="intervention")
-    good = good[good["run"].isin(good.loc[good[column].eq(reference), "run"])]
+    if without := sorted(set(table["run"]) - set(table.loc[table[column].eq(reference), "run"])):
+        raise FigureError(
+            f"the table of {study} has no row of {column} {reference}, which the others are compared with, for run "
+            f"{', '.join(without)}"
+        )
+    names = table.loc[table[column].eq(reference), "intervention"].unique().tolist()
+    good, lost = networks.measured(table, REPETITION, within="intervention", reference=names)
     return marks(good, good[column].eq(reference), study, value), lost
 
 
@@ -284,14 +301,14 @@ def draw_noise(ax: Axes, noise: Sequence[Mark], layer: str) -> None:
     networks.band(ax, list(x), [mark.over for mark in noise], NOISY)
     ax.plot(x, [mark.over.mean for mark in noise], color=NOISY, marker="o", markersize=3.2, zorder=3)
     ax.set_xticks(x, [f"{mark.std:g}" for mark in noise])
-    ax.set_xlabel(f"noise on {layer} (in its own scale)")
+    ax.set_xlabel(f"noise on {style.plain(layer)} (in its own scale)")
 
 
 def seed_dots(colour: str) -> dict[str, Any]:
     """How the means of single seeds are drawn."""
     return {
         "linestyle": "none", "marker": "o", "markersize": 2.2, "color": "white", "markeredgecolor": colour,
-        "markeredgewidth": 0.5, "zorder": 3.5,
+        "markeredgewidth": 0.5, "zorder": 4.5,  # not behind a whisker
     }  # fmt: skip
 
 
@@ -309,8 +326,8 @@ def _legend(figure: Figure, trace: Trace) -> None:
     if np.isfinite(trace.chance):
         handles.append(Line2D([], [], label="chance", **style.CHANCE))
     figure.legend(
-        handles=handles, title=trace.title, loc="upper center", ncols=max(1, len(handles)), borderaxespad=0.2,
-        title_fontsize=9.5,
+        handles=handles, title=style.plain(trace.title), loc="upper center", ncols=max(1, len(handles)),
+        borderaxespad=0.2, title_fontsize=9.5,
     )  # fmt: skip
 
 

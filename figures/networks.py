@@ -152,18 +152,27 @@ def check(table: pd.DataFrame, needed: Sequence[str], study: str) -> pd.DataFram
     data.check_columns(table, (*COLUMNS, *needed), study)
     if not len(table):
         raise FigureError(f"the table of {study} is empty")
+    check_one(table, f"the table of {study}")
+    return table
+
+
+def check_one(table: pd.DataFrame, what: str) -> None:
+    """See that a table is of one network, as far as its columns say so.
+
+    Raises:
+        FigureError: for one of several.
+    """
     for name in _SHARED:
         values = [str(value) for value in table[name].unique()] if name in table else []
         if len(values) > 1:
             raise FigureError(
-                f"the table of {study} holds runs that differ in {name} ({', '.join(values)}); choose those of one "
-                "network, such as table[table['run'] == ...]"
+                f"{what} holds runs that differ in {name} ({', '.join(values)}); choose those of one network, such as "
+                "table[table['run'] == ...]"
             )
-    return table
 
 
 def measured(
-    table: pd.DataFrame, repetition: Sequence[str], *, within: str | None = None
+    table: pd.DataFrame, repetition: Sequence[str], *, within: str | None = None, reference: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of runs that did not diverge, and the caption's paragraph on the others.
 
@@ -172,13 +181,19 @@ def measured(
         repetition: columns that name what a status may belong to, such as the task.
         within: a column by which a run is lost in parts, such as the intervention: strong noise that makes a run
             diverge says nothing of weak noise.
+        reference: parts that the others are compared with; a run that is lost in one of them is lost as a whole.
     """
     lost = dict(data.lost_runs(table, repetition))
     bad = table["run"].isin(lost)
     if within is not None:
         for run in [run for run in lost if table.loc[table["run"].eq(run), "status"].eq("ok").any()]:
+            mine = table[table["run"].eq(run)]
+            if within_reference := data.lost_runs(mine[mine[within].isin(reference)], repetition):
+                ((_, what),) = within_reference
+                lost[run] = f"{what} under {', '.join(reference)}, which the others are compared with"
+                continue
             del lost[run]
-            for part, rows in table[table["run"].eq(run)].groupby(within, sort=False, observed=True):
+            for part, rows in mine.groupby(within, sort=False, observed=True):
                 found = data.lost_runs(rows, repetition)
                 bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
                 lost |= {f"{run} under {part}": what for _, what in found}
@@ -249,7 +264,7 @@ def number(over: Interval, form: str = ".1f") -> str:
 
 def layers_down(ax: Axes, layers: Sequence[str]) -> None:
     """Lay out an axis with a row a layer, the first on top: their names can be long, and many."""
-    ax.set_yticks(range(len(layers)), list(layers))
+    ax.set_yticks(range(len(layers)), list(map(style.plain, layers)))
     ax.set_ylim(len(layers) - 0.5, -0.5)
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")

@@ -65,7 +65,7 @@ def from_table(table: pd.DataFrame) -> Trace:
         panels[str(compared)] = {measure: by_layer for measure, by_layer in by_measure.items() if by_layer}
     subject = networks.subject(table, lost)
     caption = [
-        networks.describe_mean(good, "whisker", cells),
+        networks.describe_mean(good, "whisker, where longer than its mark", cells),
         *subject.caption,
         "1: the same but for a linear map (SVCCA, PWCCA), or a rotation and a scale (CKA); 0: unrelated. Shaded: Raghu "
         "et al. (2020) report, of networks of their own, canonical correlations above 0.9 of convolutional layers and "
@@ -124,8 +124,8 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         ]
         reference = Patch(color=RAGHU_COLOUR, alpha=0.35, linewidth=0, label="CCA, Raghu et al. (2020)")
         figure.legend(
-            handles=[*handles, reference], title=trace.title, loc="upper center", ncols=4, borderaxespad=0.2,
-            title_fontsize=9.5,
+            handles=[*handles, reference], title=style.plain(trace.title), loc="upper center", ncols=4,
+            borderaxespad=0.2, title_fontsize=9.5,
         )  # fmt: skip
     return figure, panels
 

@@ -109,6 +109,22 @@ def test_a_strength_that_makes_tasks_diverge_is_named_and_the_others_are_there()
     assert trace.caption[-1] == "Not averaged in: r under FC noise 4 (diverged on 2 of 8 tasks)."
 
 
+def test_runs_of_several_networks_are_refused():
+    both = pd.concat([table().assign(model="lr"), table().assign(run="s", model="cnn")])
+    with pytest.raises(FigureError, match=r"differ in model \(lr, cnn\)"):
+        explorer.from_table(both)
+
+
+def test_a_similarity_that_one_run_lacks_counts_in_none():
+    other = table().assign(run="s")
+    other.loc[other["task"].eq(0), "cka C1"] = np.nan
+    trace = explorer.from_table(pd.concat([table(), other]))
+    assert trace.similar[0.0, 2, "C1"].mean == pytest.approx(
+        np.mean([value_of("C1", 0.0, 0, task, 2) for task in range(1, TASKS)])
+    )
+    assert trace.similar[0.0, 2, "FC"].n == TASKS
+
+
 def test_a_missing_ipywidgets_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(FigureError, match=r"pip install 'adaptlens\[lab\]'"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 from figures import layer_roles
 from figures.errors import FigureError, MissingTable
@@ -135,3 +136,41 @@ def test_without_what_the_others_are_compared_with_nothing_is_drawn(results):
     frame.loc[lost, ["loss", "accuracy"]] = np.nan
     trace = layer_roles.from_table(results.studied("layer_roles", frame, write=False))
     assert (trace.frozen, trace.alone, trace.as_trained) == ((), (), None)
+    run = trace.caption[-1].removeprefix("Not averaged in: ").partition(" ")[0]
+    assert trace.caption[-1] == (
+        f"Not averaged in: {run} (diverged on 1 of 4 tasks under none, which the others are compared with)."
+    )
+
+
+@pytest.mark.parametrize("study", ["layer_roles", "fc_noise"])
+def test_a_table_without_what_the_others_are_compared_with_is_refused(results, study):
+    frame = rows(study)
+    frame = frame[~frame["intervention"].isin(["none", "head noise 0"])]
+    with pytest.raises(FigureError, match=rf"{study} has no row of (kind none|std 0), which the others are compared"):
+        layer_roles.from_table(**{study: results.studied(study, frame, write=False)})
+
+
+def test_studies_on_other_test_tasks_say_so(results):
+    roles, noise = (results.studied(study, rows(study), write=False) for study in ("layer_roles", "fc_noise"))
+    assert "other test tasks" not in " ".join(layer_roles.from_table(roles, noise).caption)
+    for other, told in ((noise[noise["task"] < 3], "4 of seed 0 and 3 of seed 0"),
+                        (noise.assign(task_seed=7), "4 of seed 0 and 4 of seed 7")):  # fmt: skip
+        caption = layer_roles.from_table(roles, other).caption
+        assert f"Freezing layers and noise were measured on other test tasks: {told}." in caption
+
+
+def test_no_whisker_hides_a_seed(results):
+    tables = [results.studied("layer_roles", rows("layer_roles", seed), seed, write=False) for seed in (0, 1, 2)]
+    _, axes = layer_roles.draw(layer_roles.from_table(pd.concat(tables)))
+    dots = [line for line in axes["roles"].lines if len(line.get_xdata()) == 3]
+    whiskers = [bar for bar in axes["roles"].containers if isinstance(bar, ErrorbarContainer)]
+    assert dots
+    assert whiskers
+    assert min(line.get_zorder() for line in dots) > max(bar[2][0].get_zorder() for bar in whiskers)
+
+
+def test_a_layer_called_like_mathematics_keeps_its_name(results):
+    frame = rows("layer_roles").replace({"layer": {"head": r"$\frac$"}})
+    figure, axes = layer_roles.draw(layer_roles.from_table(results.studied("layer_roles", frame, write=False)))
+    figure.draw_without_rendering()
+    assert axes["roles"].get_yticklabels()[-1].get_text() == r"\$\frac\$"

@@ -44,7 +44,7 @@ def test_every_point_is_the_mean_over_seeds_and_tasks(results):
                 assert over.mean == pytest.approx(alone.mean)
                 # Of 9,999 resamples one or two may by rounding fall on the other side of the mean.
                 assert (over.low, over.high) == pytest.approx((alone.low, alone.high), rel=1e-3)
-    assert trace.caption[0].startswith("Mean over seeds and test tasks; whisker: 95 % BCa")
+    assert trace.caption[0].startswith("Mean over seeds and test tasks; whisker, where longer than its mark: 95 % BCa")
 
 
 def test_the_picture_has_the_points_where_the_layers_are(results):
