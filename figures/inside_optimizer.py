@@ -351,9 +351,10 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         grid.set_height_ratios((1.0, 1.4))  # with titles and labels in the second
         below.remove()
         # The comparison has a grid of its own: room for its long labels would be made between the other two as well.
-        left, right = place.subgridspec(1, 2, width_ratios=(2.0, 1.0))
-        cosine, ratio = (figure.add_subplot(half) for half in left.subgridspec(1, 2))
-        panels = {"spectra": spectra, "cosine": cosine, "ratio": ratio, "comparison": figure.add_subplot(right)}
+        parts = place.subgridspec(1, 2, width_ratios=(2.0, 1.0))
+        halves = parts[0, 0].subgridspec(1, 2)
+        cosine, ratio = (figure.add_subplot(halves[0, i]) for i in range(2))
+        panels = {"spectra": spectra, "cosine": cosine, "ratio": ratio, "comparison": figure.add_subplot(parts[0, 1])}
         _draw_spectra(panels["spectra"], trace)
         _draw_alignment(panels["cosine"], panels["ratio"], trace)
         _draw_comparison(panels["comparison"], trace)

@@ -71,7 +71,7 @@ def test_mistakes_are_told(run, options, message):
 
 
 def test_regression_has_no_number_of_shots(tiny):
-    config = tiny(dataset="sinusoid", model="linnet", hidden=(4,), points=None, iterations=1)
+    config = tiny(dataset="sinusoid", model="linnet", hidden=(4,), points=None, shots=5, iterations=1)
     table = upper_bound(
         meta_train(config, results=None, progress=False), num_tasks=2, learns_from="support", max_steps=2
     )
@@ -82,6 +82,6 @@ def test_regression_has_no_number_of_shots(tiny):
 
 def test_a_network_from_outside_cannot_be_made_anew():
     x, y = torch.zeros(2, 4, 3), torch.tensor([0, 1, 0, 1]).expand(2, -1)
-    run = run_from_module(torch.nn.Linear(3, 2), Episodes(x, y, x, y), steps=1, adapt_lr=0.1)
+    run = run_from_module(torch.nn.Linear(3, 2), Episodes(x, y, x + 1, y), steps=1, adapt_lr=0.1)
     with pytest.raises(StudyError, match="does not know how to make 'own:Linear'"):
         upper_bound(run, num_tasks=1, learns_from="support")

@@ -67,6 +67,8 @@ def test_every_number_is_drawn(measured):
     assert "30,000 iterations (as in the paper)" in caption
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert legend == ["one seed", "95 % interval over tasks", "paper (right: full Omniglot)"]
+    whisker = figure.legends[0].legend_handles[1]
+    assert (whisker.get_marker(), whisker.get_linestyle()) == ("|", "None")  # upright, as it is drawn
 
 
 def test_the_legend_names_an_interval_only_where_there_is_one(results):

@@ -97,6 +97,7 @@ def test_the_picture_and_the_text_have_the_same_numbers(tmp_path):
     assert [tick.get_text() for tick in axes["noise"].get_xticklabels()] == ["0", "1", "8"]
     assert "2 draws a task" in " ".join(trace.caption)
     assert "40 iterations of 4 tasks" in " ".join(trace.caption)
+    assert trace.caption[-1] == "Not measured, and in the paper's figure: CIFAR-FS."
 
 
 def test_one_study_alone_gives_one_panel(tmp_path):
