@@ -96,7 +96,7 @@ def open_lock(path: str | Path) -> IO[str]:
     """A file to hold a lock of, opened for writing, and made if it is not there.
 
     Raises:
-        OSError: if it cannot be opened or made, or is no regular file: a pipe waits for ever, and a link leads anywhere.
+        OSError: if it cannot be opened or made, or is no regular file: a pipe waits for ever, a link leads anywhere.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)

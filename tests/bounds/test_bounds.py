@@ -102,7 +102,7 @@ def test_json_that_is_well_is_read(text):
     assert parse_json(text, "x") == json.loads(text)
 
 
-@pytest.mark.parametrize("unit", ["a", "\\\\", "a\\\""], ids=["letters", "escapes", "both"])
+@pytest.mark.parametrize("unit", ["a", "\\\\", 'a\\"'], ids=["letters", "escapes", "both"])
 @pytest.mark.parametrize("end", ['"', ""], ids=["closed", "open"])
 def test_a_long_string_takes_no_more_than_its_size(unit, end):
     text = '"' + unit * 1_000_000 + end
