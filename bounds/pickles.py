@@ -79,7 +79,7 @@ def _load_state(reader: Any) -> None:
 
 def _keyed(code: bytes, keys: Callable[[list[Any]], list[Any]]) -> Instruction:
     """The instruction `code`, after a look at the keys among what it takes from the stack."""
-    instruction = pickle._Unpickler.dispatch[code[0]]  # type: ignore[attr-defined]  # the stubs leave it out
+    instruction = pickle._Unpickler.dispatch[code[0]]
 
     def load(reader: Any) -> None:
         check_keys(keys(reader.stack))
