@@ -200,7 +200,7 @@ def _lead(estimates: Sequence[Estimate], gaps: Sequence[Gap], is_published: bool
 def describe_paired(gaps: Sequence[Gap]) -> str:
     """What the brackets of the differences are; empty if there are none."""
     kinds = " or ".join(sorted({gap.interval for gap in gaps if gap.interval}))
-    return f"Its brackets: {kinds}, paired by task; they speak for new tasks, not for new seeds." if kinds else ""
+    return f"Brackets: {kinds}, paired by task; they speak for new tasks, not for new seeds." if kinds else ""
 
 
 def _about(dataset: str, points: Sequence[Point]) -> tuple[str, ...]:
