@@ -154,23 +154,32 @@ def _read(place: Path) -> dict[str, dict[str, Any]]:
     return values
 
 
-class _PlainMember(tarfile.TarInfo):
-    """A file in an archive as CIFAR-100's has them, which say all about themselves.
+_MOST_EXTENDED = 4096  # bytes; names and times of files take some hundreds
 
-    Others have headers of their own before them, whose reading may take days, or are sparse: they have any size, of
-    nothing.
+
+class _PlainMember(tarfile.TarInfo):
+    """A file in an archive, that is all there.
+
+    A sparse one has any size, of nothing. What a header of its own says before a file, such as a long name, is read as
+    a whole, and in old versions of Python by searches that take days for a large one.
     """
 
-    _LEFT_OUT = (
-        tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.GNUTYPE_SPARSE,
-        tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+    _EXTENDED = (
+        tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE
     )  # fmt: skip
 
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in self._LEFT_OUT:
-            raise tarfile.HeaderError(f"it has a header of type {self.type!r}, which CIFAR-100's archive has nowhere")
+    def _proc_member(self, archive: Any) -> tarfile.TarInfo:
+        if self.type in self._EXTENDED:
+            archive.num_extended = getattr(archive, "num_extended", 0) + 1
+            if self.size > _MOST_EXTENDED or archive.num_extended > MAX_TAR_MEMBERS:
+                raise tarfile.HeaderError(f"it has a header of {self.size:,} bytes before a file, or too many")
         member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]  # the stubs leave it out
         return member
+
+    def _refuse(self, *_: Any) -> None:
+        raise tarfile.HeaderError("it has a sparse file")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
 
 
 def _read_archive(file: BinaryIO, place: Path, values: dict[str, Any]) -> None:
