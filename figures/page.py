@@ -368,19 +368,18 @@ def _provenance(report: Report, anchors: Mapping[str, str]) -> list[Markup]:
 def _source_cells(source: Source, command: int, packages: int) -> list[Markup]:
     origin = source.provenance
     config = {key: value for key, value in origin["config"].items() if value is not None}
-    seconds, seed = _seconds(origin["wall_seconds"]), config.get("seed")
+    seconds, seed = float(origin["wall_seconds"]), config.get("seed")
     version = str(origin["code_version"])
     shown = version[:_SHOWN_COMMIT] + ("-dirty" if version.endswith("-dirty") and len(version) > _SHOWN_COMMIT else "")
     listed = _listed(config)
     return [
         element("th", source.id, scope="row", class_="id"),
         element("td", source.study),
-        element("td", style.dataset_name(str(config.get("dataset") or ""))),
-        element("td", style.model_name(str(config.get("model") or ""))),
-        element("td", style.method_name(str(config.get("method") or ""))),
-        # What a table says of its run may be anything.
-        _number(seed if isinstance(seed, int) else None, "" if seed is None else str(seed)),
-        element("td", str(origin.get("run_status") or "")),
+        element("td", style.dataset_name(config.get("dataset") or "")),
+        element("td", style.model_name(config.get("model") or "")),
+        element("td", style.method_name(config.get("method") or "")),
+        _number(seed, "" if seed is None else str(seed)),
+        element("td", origin.get("run_status") or ""),
         element("td", str(origin["date"]), class_="date"),
         _number(seconds, f"{seconds:,.1f}"),
         element("td", element("code", shown, title=version)),
@@ -391,14 +390,6 @@ def _source_cells(source: Source, command: int, packages: int) -> list[Markup]:
         _number(packages, element("a", f"packages {packages}", href=f"#packages-{packages}")),
         _number(command, element("a", f"command {command}", href=f"#command-{command}")),
     ]
-
-
-def _seconds(stated: float) -> float:
-    """What a table says of the time it took; it may be a whole number of any size."""
-    try:
-        return float(stated)
-    except OverflowError:
-        return math.inf
 
 
 def _numbered(texts: Iterable[str]) -> dict[str, int]:

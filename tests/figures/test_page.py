@@ -236,25 +236,6 @@ def test_elements_escape_all_that_is_not_markup():
     assert isinstance(inner, Markup)
 
 
-def test_whatever_a_table_says_of_its_run_is_shown(filled):
-    path = next((filled.folder / "ceilings").glob("*.parquet"))
-    origin = {**provenance(config={"dataset": ["a"], "model": 1, "seed": "x"}), "run_status": 5}
-    frame = pd.read_parquet(path)
-    write_table(filled.folder, "ceilings", path.stem, frame, {**origin, "wall_seconds": 10**400})
-    row = next(
-        row
-        for row in rows_of(read(page(collect(filled.folder))).one("table", id="sources"))
-        if row["table"].text == path.stem
-    )
-    assert [row[name].text for name in ("data set", "model", "seed", "status", "seconds")] == [
-        "['a']",
-        "1",
-        "x",
-        "5",
-        "inf",
-    ]
-
-
 def test_a_network_of_no_figure_of_the_paper_has_its_title(filled):
     positions = pd.DataFrame([(0, p, s, 1.0, 0.5) for p in (0.0, 1.0) for s in ("support", "query")],
                              columns=["task", "position", "split", "loss", "accuracy"])  # fmt: skip
