@@ -110,14 +110,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             Line2D([], [], color=SPREAD_COLOUR, linestyle="none", marker="o", markersize=3, label="mean over orders"),
             Line2D([], [], color=START_COLOUR, linestyle="none", marker="D", markersize=2.6, label="as they come"),
         ]
-        figure.legend(
-            handles=handles,
-            title=style.plain(trace.title),
-            loc="upper center",
-            ncols=3,
-            borderaxespad=0.2,
-            title_fontsize=9.5,
-        )
+        style.legend(figure, handles, trace.title, 3)
     return figure, panels
 
 

@@ -325,10 +325,7 @@ def _legend(figure: Figure, trace: Trace) -> None:
     handles: list[Any] = roles_legend() if trace.layers else []
     if np.isfinite(trace.chance):
         handles.append(Line2D([], [], label="chance", **style.CHANCE))
-    figure.legend(
-        handles=handles, title=style.plain(trace.title), loc="upper center", ncols=max(1, len(handles)),
-        borderaxespad=0.2, title_fontsize=9.5,
-    )  # fmt: skip
+    style.legend(figure, handles, trace.title, max(1, len(handles)))
 
 
 def texts(trace: Trace) -> dict[str, str]:

@@ -120,14 +120,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         if "accuracy" in panels and np.isfinite(trace.chance):
             handles.append(Line2D([], [], label="chance", **style.CHANCE))
         if handles:
-            figure.legend(
-                handles=handles,
-                title=style.plain(trace.title),
-                loc="upper center",
-                ncols=3,
-                borderaxespad=0.2,
-                title_fontsize=9.5,
-            )
+            style.legend(figure, handles, trace.title, 3)
     return figure, panels
 
 

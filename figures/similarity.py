@@ -123,10 +123,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             for name, colour, marker in MEASURES.values()
         ]
         reference = Patch(color=RAGHU_COLOUR, alpha=0.35, linewidth=0, label="CCA, Raghu et al. (2020)")
-        figure.legend(
-            handles=[*handles, reference], title=style.plain(trace.title), loc="upper center", ncols=4,
-            borderaxespad=0.2, title_fontsize=9.5,
-        )  # fmt: skip
+        style.legend(figure, [*handles, reference], trace.title, 4)
     return figure, panels
 
 

@@ -133,6 +133,13 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def legend(figure: Figure, handles: Sequence[Any], title: str, ncols: int) -> None:
+    """A legend above the panels, under the title of the figure."""
+    figure.legend(
+        handles=handles, title=plain(title), loc="upper center", ncols=ncols, borderaxespad=0.2, title_fontsize=9.5
+    )
+
+
 def context() -> AbstractContextManager[None]:
     """The style, for a `with` statement around drawing and around saving."""
     return plt.style.context(["default", str(STYLE_FILE)])
