@@ -16,7 +16,7 @@ from bounds.words import shown
 from core.errors import UserError, unknown_name
 from core.inner_loop import InnerLoop
 from core.methods import METHODS, adapted_layers
-from core.models import MODELS
+from core.models import MODELS, check_widths
 from core.models.conv import MAX_DEPTH, Downsample, NormMode
 from core.models.layers import select
 from core.optimizers import MetaOptimizer, make_optimizer, required_options
@@ -159,8 +159,7 @@ class TrainConfig:
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if min(1 if self.filters is None else self.filters, *(self.hidden or (1,))) < 1:
-            raise UserError(f"a layer has at least 1 output, got filters {self.filters} and hidden {self.hidden}")
+        check_widths(self.filters, self.hidden)
         for name in ("adapt_lr", "meta_lr"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")

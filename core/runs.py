@@ -556,7 +556,7 @@ def _expected_sizes(
 
 def _sizes_alone(config: TrainConfig, shape: TaskShape, folder: Path) -> nn.Module:
     """The model of ours that a run describes, without memory for its weights."""
-    if min(*shape.example_shape, shape.num_outputs, *(config.hidden or ()), config.filters or 1, 1) < 1:
+    if min(*shape.example_shape, shape.num_outputs, 1) < 1:
         raise UserError(f"{folder} describes a layer of no width")
     try:
         with torch.device("meta"):

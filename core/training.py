@@ -281,18 +281,6 @@ class Group:
         self.optimizer.keep(keep)
         self._threads = None
 
-    @contextmanager
-    def gives_up_without_memory(self) -> Iterator[None]:
-        """A block after which these runs are left out, if it needs more memory than there is.
-
-        The state last saved is what they go on from.
-
-        Raises:
-            UserError: where other processes take part, which cannot go on alone.
-        """
-        with _give_up_without_memory([self]):
-            yield
-
     def _tensors(self) -> dict[str, Tensor]:
         return _named(self.theta, self.xi)
 
@@ -708,10 +696,7 @@ def meta_train_many(
                 try:
                     groups.append(group_of(family))
                 except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if team.size > 1:
-                        raise UserError(_without_memory(family)) from error
+                    _check_out_of_memory(error, team, family)
                     given_up += family
             if not groups:
                 continue
@@ -792,7 +777,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
             fixed_tasks = _drawn_once()
             for group in [group for group in groups if group.configs]:
                 if is_curve_point(iteration, group.configs[0]) and group.curve_end < iteration:
-                    with group.gives_up_without_memory():
+                    with _give_up_without_memory([group]):
                         group.measure(fixed_tasks)
                         _log(writers.get(id(group)), group)
                 if group.configs and iteration == group.target:
@@ -817,7 +802,7 @@ def _train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: boo
                 for key in {tuple(c.seed for c in group.configs) for group in active}:
                     joined[key] = concatenate([batch[seed] for seed in key])
             for group in [group for group in active if group.configs]:
-                with group.gives_up_without_memory():
+                with _give_up_without_memory([group]):
                     group.step(joined[tuple(c.seed for c in group.configs)])
             bar.update()
             if iteration % 20 == 0:
@@ -839,16 +824,32 @@ def _drawn_once() -> Callable[[TaskSource, str, int, int], Episodes]:
     return sample
 
 
+def _check_out_of_memory(error: Exception, team: Alone, configs: Sequence[TrainConfig]) -> None:
+    """See that `error` says that memory ran out, and that what is left can go on without these runs.
+
+    Raises:
+        UserError: where other processes take part, which cannot go on alone.
+        Exception: the error itself, if it says something else.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if team.size > 1:
+        raise UserError(_without_memory(configs)) from error
+
+
 @contextmanager
 def _give_up_without_memory(groups: Sequence[Group]) -> Iterator[None]:
-    """As `Group.gives_up_without_memory`, a block of several groups."""
+    """A block after which the runs of these groups are left out, if it needs more memory than there is.
+
+    The state last saved is what they go on from.
+
+    Raises:
+        UserError: as `_check_out_of_memory`.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        if groups[0].team.size > 1:
-            raise UserError(_without_memory([config for group in groups for config in group.configs])) from error
+        _check_out_of_memory(error, groups[0].team, [config for group in groups for config in group.configs])
         for group in groups:
             group.given_up, group.configs = group.configs, []
 

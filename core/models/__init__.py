@@ -66,8 +66,7 @@ def make_model(
         raise UserError(f"init_scale must be at least 0, got {init_scale}")
     given.pop("init_scale", None)
     inputs = math.prod(tasks.example_shape)
-    if min(filters if filters is not None else 1, *(hidden or (1,))) < 1:
-        raise UserError(f"a layer has at least 1 output, got filters {filters} and hidden {hidden}")
+    check_widths(filters, hidden)
     with seeded(seed, "initial weights"), _single_precision_on_the_cpu():
         if name == "lr":
             return _scaled(LR(inputs, tasks.num_outputs, **given), init_scale)
@@ -78,6 +77,16 @@ def make_model(
         if len(tasks.example_shape) != 3:
             raise UserError(f"model 'cnn' needs images (channels, height, width), not examples {tasks.example_shape}")
         return CNN(tasks.example_shape[0], tasks.num_outputs, **given)
+
+
+def check_widths(filters: int | None, hidden: tuple[int, ...] | None) -> None:
+    """See that each layer has an output.
+
+    Raises:
+        UserError: if one has none.
+    """
+    if min(1 if filters is None else filters, *(hidden or (1,))) < 1:
+        raise UserError(f"a layer has at least 1 output, got filters {filters} and hidden {hidden}")
 
 
 @contextmanager
