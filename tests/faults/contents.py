@@ -3,11 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 from analysis.store import read_table
+from chain.digests import digest_of
 from core.files import read_json
 from core.runs import load_tensors
 
@@ -57,7 +59,7 @@ def content(path: Path, rounded: bool = False) -> str:
         UserError, StudyError, ValueError: if it is not whole.
     """
     if path.suffix == ".json":
-        said = json.dumps(_lasting(read_json(path)), sort_keys=True).encode()
+        said = json.dumps(_lasting(_compared(path, read_json(path))), sort_keys=True).encode()
     elif path.suffix == ".safetensors":
         tensors, metadata = load_tensors(path)
         parts = [
@@ -76,6 +78,15 @@ def content(path: Path, rounded: bool = False) -> str:
     else:
         said = path.read_bytes()
     return hashlib.blake2b(said, digest_size=12).hexdigest()
+
+
+def _compared(path: Path, record: Any) -> Any:
+    """A record of a trained group with whether the digests of its files are theirs: the files have dates in them."""
+    if path.parts[-3:-1] != ("chain", "trained") or "files" not in record:
+        return record
+    runs = path.parents[2] / "runs"
+    files = {id: digest == digest_of(runs / id / "run.json") for id, digest in record["files"].items()}
+    return {**record, "files": files}
 
 
 def _bytes(tensor: torch.Tensor, rounded: bool) -> bytes:

@@ -1,5 +1,6 @@
 """A few faults of each kind (`make test-faults` injects over a thousand); and the judge sees a loss for what it is."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from chain.digests import digest_of
 from core.errors import UserError
+from tests.faults.contents import contents
 from tests.faults.judge import goes_on, make_case, told, whole
 from tests.faults.processes import Ended, ended
 from tests.faults.run import KINDS
@@ -59,6 +62,20 @@ def test_a_half_written_file_is_a_loss(tmp_path):
     assert told(outcome) == []
     assert "half-written" in whole(case, folder, outcome)[0]
     assert "the next call ended with 2" in goes_on(case, folder)[0]
+
+
+def test_a_record_of_runs_that_were_trained_again_is_as_before_and_one_of_other_files_is_not(tmp_path):
+    """A run has its date in its file, and so has the digest of the file."""
+    found = []
+    for name, date, recorded in (("one", "today", "today"), ("again", "later", "later"), ("stale", "today", "later")):
+        run, record = tmp_path / name / "runs" / "a" / "run.json", tmp_path / name / "chain" / "trained" / "a.json"
+        for path in (run, record):
+            path.parent.mkdir(parents=True)
+        run.write_text(json.dumps({"date": recorded}))
+        record.write_text(json.dumps({"runs": {"a": "0"}, "files": {"a": digest_of(run)}}))
+        run.write_text(json.dumps({"date": date}))
+        found.append(contents(tmp_path / name))
+    assert found[0] == found[1] != found[2]
 
 
 @pytest.mark.parametrize(
