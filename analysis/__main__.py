@@ -15,7 +15,7 @@ from core.device import checked_device
 from core.errors import UserError
 from core.memory import is_out_of_memory, keep_freed_memory
 from core.runs import named_run, read_config
-from core.training import Interrupted
+from core.side_by_side import Interrupted
 
 
 def _parser() -> argparse.ArgumentParser:

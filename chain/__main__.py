@@ -79,7 +79,7 @@ def _run(arguments: list[str]) -> int:
     from chain.plan import make_plan
     from core.errors import UserError
     from core.memory import is_out_of_memory, keep_freed_memory
-    from core.training import Interrupted
+    from core.side_by_side import Interrupted
 
     keep_freed_memory()
     try:

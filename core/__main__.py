@@ -19,8 +19,9 @@ from core.memory import is_out_of_memory, keep_freed_memory
 from core.methods import METHODS
 from core.models import MODELS
 from core.runs import Run, is_finished, list_runs, load_run, named_run, read_config
+from core.side_by_side import Interrupted
 from core.tasks import DATASETS, download
-from core.training import Interrupted, meta_train_many
+from core.training import meta_train_many
 
 UNITS = {
     "dataset": f"one of {', '.join(DATASETS)}",

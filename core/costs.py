@@ -11,10 +11,11 @@ import torch
 from core.chunking import Chunk
 from core.config import TrainConfig
 from core.device import checked_device
+from core.group import Group
 from core.runs import is_finished
+from core.side_by_side import is_curve_point
 from core.sources import shared_sources
 from core.tasks.base import SPLITS, TaskSource, concatenate
-from core.training import Group, is_curve_point
 
 # A first step of one task of one run tells which kind is slow. Those are timed so, and the rest is multiplied.
 SLOW_SECONDS = 0.05
@@ -98,4 +99,5 @@ def _step_seconds(group: Group, num_tasks: int) -> float:
     episodes = concatenate([source.sample(SPLITS[0], num_tasks, 0) for source in group.sources])
     started = time.perf_counter()
     group.step(episodes)
+    group.look()  # waits for a GPU
     return time.perf_counter() - started

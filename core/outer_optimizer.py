@@ -39,15 +39,21 @@ class OuterOptimizer:
         self._counts: list[Tensor] = []  # `steps` of each tensor, where it is, as Adam's kernel wants it
 
     @torch.no_grad()
-    def step(self, tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> None:
-        """Change `tensors`, contiguous, in place, by their gradients, which have the same names and shapes."""
+    def step(self, tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor], unless: Tensor | None = None) -> None:
+        """Change `tensors`, contiguous, in place, by their gradients, which have the same names and shapes.
+
+        Args:
+            unless: float32 (), 0 or 1, where the tensors are: at 1 neither they nor the moments change, which the
+                device finds out by itself. `steps` counts this step then, too.
+        """
         changed = list(tensors.values())
         along = [grads[name] for name in tensors]
         if self.kind == "sgd":
             none: list[Tensor | None] = [None] * len(changed)
             sgd(
                 changed, along, none,
-                weight_decay=0, momentum=0, lr=self.lr, dampening=0, nesterov=False, maximize=False, foreach=True,
+                weight_decay=0, momentum=0, lr=self.lr, dampening=0, nesterov=False, maximize=False,
+                foreach=unless is None, fused=unless is not None, found_inf=unless,
             )  # fmt: skip
         else:
             # The kernel pairs numbers by their place in memory, whatever the strides say.
@@ -63,7 +69,7 @@ class OuterOptimizer:
             adam(
                 changed, along, exp_avg, exp_avg_sq, [], self._counts,
                 amsgrad=False, beta1=0.9, beta2=0.999, lr=self.lr, weight_decay=0, eps=1e-8, maximize=False,
-                fused=True,
+                fused=True, found_inf=unless,
             )  # fmt: skip
         self.steps += 1
 

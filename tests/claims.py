@@ -22,7 +22,7 @@ from analysis.statistics import Interval, interval, paired_task_interval, task_i
 from analysis.when_shallow_fails import centre, predicted_accuracy, predicted_start
 from core import load_run
 from core.experiments import experiment
-from core.training import CHECKPOINT_SECONDS
+from core.side_by_side import CHECKPOINT_SECONDS
 from figures import (
     adaptation_path,
     fig2,

@@ -13,7 +13,7 @@ settings.load_profile("same")
 @pytest.fixture
 def steps_made():
     """The iterations that training makes in this process, as it makes them: what is done twice is there twice."""
-    from core.training import Group
+    from core.group import Group
 
     made, step = [], Group.step
 

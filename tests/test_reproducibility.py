@@ -16,8 +16,9 @@ import torch
 
 from analysis import intervene, perturb
 from core import TrainConfig, load_run, meta_train, meta_train_many
+from core.group import Group
+from core.side_by_side import Interrupted
 from core.tasks import ahead
-from core.training import Group, Interrupted
 
 QUIET = {"progress": False, "device": "cpu"}
 DRIFT = 5e-5

@@ -1,6 +1,6 @@
 """Batches of training tasks, drawn while the previous one is used."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -47,6 +47,12 @@ class DrawnAhead:
         self._iteration += 1
         self._begin()
         return batch
+
+    def only(self, keys: Set[int]) -> None:
+        """Draw from these sources alone from now on; what is drawn of others already is thrown away."""
+        for key in self._sources.keys() - keys:
+            del self._sources[key]
+            self._upcoming.pop(key).cancel()
 
     def _begin(self) -> None:
         self._upcoming = {

@@ -11,9 +11,9 @@ from analysis.registry import STANDALONE, STUDIES, shallow
 from analysis.store import read_study
 from analysis.when_shallow_fails import QUICK
 from core import list_runs, meta_train
+from core.side_by_side import Interrupted
 from core.tasks import DATASETS
 from core.tasks.synthetic import SyntheticTasks
-from core.training import Interrupted
 
 
 def tables(results):

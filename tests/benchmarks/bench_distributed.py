@@ -16,8 +16,8 @@ from torch import Tensor
 
 from core import TrainConfig, make_tasks
 from core.distributed import ALONE, Alone, join, leave, one_voice
+from core.group import Group
 from core.threads import threads
-from core.training import Group
 from tests.benchmarks.measuring import paired
 from tests.benchmarks.suite import difference
 

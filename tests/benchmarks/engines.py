@@ -23,12 +23,12 @@ from core import Episodes, TrainConfig, evaluate, meta_gradient
 from core.adaptation import one_replica
 from core.chunking import AUTO, fastest_chunk, kept_chunk
 from core.compilation import compile_meta_gradient
+from core.group import Group
 from core.inner_loop import InnerLoop
 from core.models.layers import layers_of
 from core.seeds import generator
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import concatenate
-from core.training import Group
 from tests import naive
 from tests.benchmarks.workloads import DRAWS, NOISE, Problem, Tensors, Workload
 

@@ -18,7 +18,7 @@ import torch
 
 from core import TrainConfig, make_tasks
 from core.experiments import experiment
-from core.training import Group
+from core.group import Group
 from tests import naive
 
 ITERATIONS = 60_000

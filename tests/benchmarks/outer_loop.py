@@ -18,9 +18,10 @@ from tqdm.auto import tqdm
 
 from core import TrainConfig, make_tasks
 from core.experiments import EXPERIMENTS
+from core.group import Group
+from core.side_by_side import CHECKPOINT_SECONDS, is_curve_point
 from core.tasks.ahead import DrawnAhead
 from core.tasks.base import TaskSource, concatenate
-from core.training import CHECKPOINT_SECONDS, Group, is_curve_point
 from tests.benchmarks.measuring import this_machine, timed
 from tests.benchmarks.suite import typed
 

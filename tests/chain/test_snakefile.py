@@ -224,7 +224,7 @@ def test_one_more_seed_trains_that_seed_and_keeps_the_others(project):
 def test_killed_again_and_again_the_chain_ends_with_the_same_results(once, tmp_path):
     project = Project(tmp_path / "copy")
     # The state is saved in every iteration, so that there is one to go on from.
-    project.edit("core/training.py", "CHECKPOINT_SECONDS = 60.0", "CHECKPOINT_SECONDS = -1.0")
+    project.edit("core/side_by_side.py", "CHECKPOINT_SECONDS = 60.0", "CHECKPOINT_SECONDS = -1.0")
     killed_at = (
         "*/state.safetensors:3",  # in training
         "*/run.json:1",  # a run has its weights, and is not finished

@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 import core.__main__
 import core.distributed
+import core.group
+import core.side_by_side
 import core.training
 from core import make_model, make_optimizer
 from core.adaptation import replica_meta_gradient
@@ -103,8 +105,7 @@ def _run(folder, rank, environment, function, arguments):
 def train(arguments: list[str], trouble=None, *arguments_of_trouble) -> int:
     """The command line, after `trouble` was prepared; only the first process may write."""
     if os.environ["RANK"] != "0":
-        for name in ("save_run", "save_tensors", "write_config"):
-            setattr(core.training, name, _may_not_write)
+        core.group.save_run = core.group.save_tensors = core.training.write_config = _may_not_write
     if trouble is not None:
         trouble(*arguments_of_trouble)
     return core.__main__.main(arguments)
@@ -118,19 +119,19 @@ def signal_in_step(rank: int, iteration: int, number: int) -> None:
     """Process `rank` sends itself a signal in the middle of an iteration."""
     if int(os.environ["RANK"]) != rank:
         return
-    gradient = core.training.Group._meta_gradient
+    gradient = core.group.Group._meta_gradient
 
     def with_signal(group, episodes):
         if group.iteration == iteration:
             os.kill(os.getpid(), number)
         return gradient(group, episodes)
 
-    core.training.Group._meta_gradient = with_signal
+    core.group.Group._meta_gradient = with_signal
 
 
 def signal_and_save_always(rank: int, iteration: int, number: int) -> None:
     """As `signal_in_step`, with a checkpoint after every iteration."""
-    core.training.CHECKPOINT_SECONDS = 0.0
+    core.side_by_side.CHECKPOINT_SECONDS = 0.0
     signal_in_step(rank, iteration, number)
 
 
@@ -142,7 +143,7 @@ def signal_and_wait_briefly(rank: int, iteration: int, number: int) -> None:
 
 def not_finite(rank: int, iteration: int, replica: int) -> None:
     """In process `rank` alone, the loss of a replica is not finite."""
-    gradient = core.training.Group._meta_gradient
+    gradient = core.group.Group._meta_gradient
 
     def spoilt(group, episodes):
         loss, *grads = gradient(group, episodes)
@@ -150,13 +151,13 @@ def not_finite(rank: int, iteration: int, replica: int) -> None:
             loss[replica] = torch.nan
         return loss, *grads
 
-    core.training.Group._meta_gradient = spoilt
+    core.group.Group._meta_gradient = spoilt
 
 
 def part_in_step(rank: int, iteration: int) -> None:
     """The smallest change of one number in one process, and checkpoints that find it."""
-    core.training.CHECKPOINT_SECONDS = 0.0
-    step = core.training.Group.step
+    core.side_by_side.CHECKPOINT_SECONDS = 0.0
+    step = core.group.Group.step
 
     def parting(group, episodes):
         step(group, episodes)
@@ -164,7 +165,7 @@ def part_in_step(rank: int, iteration: int) -> None:
             number = next(iter(group.theta.values())).view(-1)[:1]
             number.copy_(torch.nextafter(number, torch.full_like(number, torch.inf)))
 
-    core.training.Group.step = parting
+    core.group.Group.step = parting
 
 
 def compile_nothing() -> None:
@@ -177,7 +178,7 @@ def compile_nothing() -> None:
 
         return run
 
-    core.training.compile_meta_gradient = made
+    core.group.compile_meta_gradient = made
 
 
 def other_runs() -> None:

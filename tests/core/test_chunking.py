@@ -83,7 +83,7 @@ def test_what_is_no_chunk(mistake: object):
 def test_training_with_a_chosen_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The weights are those with that chunk given, bit for bit; and the run says which it was."""
     monkeypatch.setenv("ADAPTLENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("core.training.fastest_chunk", lambda run, num_tasks: run(1) or 2)
+    monkeypatch.setattr("core.group.fastest_chunk", lambda run, num_tasks: run(1) or 2)
     config = TrainConfig(
         dataset="synthetic", points=20, model="lr", method="klin", steps=2, adapt_lr=0.1, first_order=False,
         meta_optimizer="sgd", meta_lr=0.1, iterations=3, tasks_per_iteration=5,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core import TrainConfig, make_tasks, meta_train, training
+from core import TrainConfig, group, make_tasks, meta_train
 from core.tasks.base import concatenate
 from core.threads import SMALL_GFLOP, iteration_gflop, suitable_threads, threads
 from tests.benchmarks.measuring import gflop
@@ -50,22 +50,22 @@ def test_sizes_tell_about_what_is_counted(model, method, points):
     ]
     sources = [make_tasks(config.dataset, seed=config.seed, **config.task_options()) for config in configs]
     episodes = concatenate([source.sample("train", 4, 0) for source in sources])
-    group = training.Group(configs, sources, None, torch.device("cpu"))
-    told = iteration_gflop(group.model, group.theta, group.xi, episodes, group.loop.steps, 2)
-    assert 1 / 5 < told / gflop(lambda: group._meta_gradient(episodes)) < 5
+    runs = group.Group(configs, sources, None, torch.device("cpu"))
+    told = iteration_gflop(runs.model, runs.theta, runs.xi, episodes, runs.loop.steps, 2)
+    assert 1 / 5 < told / gflop(lambda: runs._meta_gradient(episodes)) < 5
 
 
 @pytest.mark.parametrize(("small", "number"), [(SMALL_GFLOP, 1), (0.0, 3)], ids=["small", "large"])
 def test_an_iteration_on_vectors_has_threads_by_its_size(small, number, monkeypatch):
     """Every iteration alike: a sum over parts of the data would otherwise round differently."""
-    seen, gradient = [], training.replica_meta_gradient
+    seen, gradient = [], group.replica_meta_gradient
 
     def watched(*arguments, **options):
         seen.append(torch.get_num_threads())
         return gradient(*arguments, **options)
 
     monkeypatch.setattr("core.threads.SMALL_GFLOP", small)
-    monkeypatch.setattr(training, "replica_meta_gradient", watched)
+    monkeypatch.setattr(group, "replica_meta_gradient", watched)
     meta_train(
         TrainConfig(**TRAINING, hidden=(8, 8), meta_optimizer="sgd", meta_lr=1e-6, first_order=False, eval_every=0),
         results=None, device="cpu", progress=False,

@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from core import load_run, meta_train, meta_train_many, training
+from core import load_run, make_model, meta_train, meta_train_many
 from core.adaptation import replica_meta_gradient
 from core.distributed import ProcessLost
 from core.errors import UserError
 from core.evaluation import replica_evaluate
+from core.group import Group
 from core.locks import claim
+from core.outer_optimizer import OPTIMIZER_STATE
 from core.runs import is_finished, load_tensors, save_tensors
+from core.side_by_side import Interrupted
 from core.tasks import DATASETS, make_tasks
 from core.tasks.synthetic import SyntheticTasks
-from core.training import OPTIMIZER_STATE, Group, Interrupted
 from core.version import code_version
 from tests import naive
 
@@ -163,9 +165,9 @@ def test_wall_seconds_are_those_of_the_iterations(tiny_config, monkeypatch):
 
         return timed
 
-    monkeypatch.setattr("core.training.time.perf_counter", lambda: now)
-    monkeypatch.setattr("core.training.replica_meta_gradient", taking(2, replica_meta_gradient))
-    monkeypatch.setattr("core.training.replica_evaluate", taking(100, replica_evaluate))
+    monkeypatch.setattr("core.group.time.perf_counter", lambda: now)
+    monkeypatch.setattr("core.group.replica_meta_gradient", taking(2, replica_meta_gradient))
+    monkeypatch.setattr("core.group.replica_evaluate", taking(100, replica_evaluate))
     runs = meta_train_many([tiny_config(iterations=5, seed=seed) for seed in (0, 1)], results=None, **QUIET)
     assert [run.info["wall_seconds"] for run in runs] == [10, 10]  # of both together, not each one's half
     assert [run.info["trained_together"] for run in runs] == [2, 2]
@@ -190,8 +192,6 @@ def test_a_run_looks_for_its_tasks_where_it_was_trained_on_them(tiny_config, tmp
 
 def interrupt_after(monkeypatch, count):
     """Send SIGINT to this process in the middle of the `count`-th step."""
-    from core.training import Group
-
     step = Group.step
     calls = 0
 
@@ -276,14 +276,14 @@ def test_tasks_that_take_too_much_memory_leave_the_other_runs_alone(tiny_config,
 
 def test_a_model_that_there_is_no_memory_for_leaves_the_other_runs_alone(tiny_config, tmp_path, monkeypatch):
     large, small = tiny_config(model="linnet", method="maml", hidden=(8,)), tiny_config()
-    made = training.make_model
+    made = make_model
 
     def without_room(name, *given, **options):
         if name == "linnet":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         return made(name, *given, **options)
 
-    monkeypatch.setattr(training, "make_model", without_room)
+    monkeypatch.setattr("core.group.make_model", without_room)
     with pytest.raises(UserError, match=f"out of memory in training {large.id}: .*the other runs are there"):
         meta_train_many([large, small], results=tmp_path, **QUIET)
     assert is_finished(tmp_path / "runs" / small.id)
@@ -295,7 +295,7 @@ def test_a_last_loss_that_exploded_is_not_forgotten_by_a_state(tiny_config, tmp_
     def lost(group):
         raise ProcessLost("another process has ended")
 
-    monkeypatch.setattr("core.training.EXPLODED", 0.01)  # which no loss of these runs is below
+    monkeypatch.setattr("core.group.EXPLODED", 0.01)  # which no loss of these runs is below
     with monkeypatch.context() as patch:
         patch.setattr(Group, "finish", lost)
         with pytest.raises(ProcessLost):
@@ -394,10 +394,10 @@ def test_every_optimizer_resumes(tiny_config, tmp_path, monkeypatch, steps_made,
 def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path, steps_made):
     config = tiny_config(iterations=400, eval_every=0)
     code = (
-        "import core.training as t; t.CHECKPOINT_SECONDS = 0.0\n"
-        "from core import TrainConfig\n"
+        "import core.side_by_side; core.side_by_side.CHECKPOINT_SECONDS = 0.0\n"
+        "from core import TrainConfig, meta_train\n"
         f"config = TrainConfig.from_dict({config.__dict__!r})\n"
-        f"t.meta_train(config, results={str(tmp_path)!r}, progress=False, device='cpu')"
+        f"meta_train(config, results={str(tmp_path)!r}, progress=False, device='cpu')"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     state = tmp_path / "runs" / config.id / "state.safetensors"
@@ -413,8 +413,6 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_config, tmp_path, steps_made):
 
 
 def test_divergence_is_reported_and_the_other_seeds_go_on(tiny_config, tmp_path, monkeypatch):
-    from core.training import Group
-
     step = Group.step
 
     def poisoned(self, episodes):
@@ -489,7 +487,7 @@ def test_stopping_in_the_last_iteration_is_not_forgotten(tiny_config, monkeypatc
 
 def test_a_last_loss_that_exploded_is_a_divergence(tiny_config, monkeypatch):
     assert meta_train(tiny_config(), results=None, **QUIET).status == "ok"
-    monkeypatch.setattr("core.training.EXPLODED", 0.01)  # which no loss of these runs is below
+    monkeypatch.setattr("core.group.EXPLODED", 0.01)  # which no loss of these runs is below
     assert meta_train(tiny_config(), results=None, **QUIET).status == "diverged at iteration 6"
     assert meta_train(tiny_config(iterations=0), results=None, **QUIET).status == "ok"
 
@@ -537,7 +535,7 @@ def test_of_runs_at_the_start_one_may_have_been_saved_alone(tiny_config, tmp_pat
     save = Group.save_state
     with monkeypatch.context() as patch:
         patch.setattr(Group, "save_state", stops)
-        patch.setattr("core.training.CHECKPOINT_SECONDS", -1.0)
+        patch.setattr("core.side_by_side.CHECKPOINT_SECONDS", -1.0)
         with pytest.raises(Interrupted):
             meta_train_many(configs, results=tmp_path, progress=False)
     (tmp_path / "runs" / configs[1].id / "state.safetensors").unlink()
@@ -554,14 +552,12 @@ def test_what_is_left_beside_a_finished_run_is_removed(tiny_config, tmp_path):
 
 
 def test_a_task_that_exploded_makes_no_accuracy_of_a_point(tiny_config, monkeypatch):
-    from core import training
-
     def exploding(*arguments, **options):
         values = replica_evaluate(*arguments, **options)
         values[:, 0, -1, 1, 0] = 4e7  # of one task in three: the mean loss is below the bound
         return values
 
-    monkeypatch.setattr(training, "replica_evaluate", exploding)
+    monkeypatch.setattr("core.group.replica_evaluate", exploding)
     curve = meta_train(tiny_config(iterations=0), results=None, **QUIET).curve
     assert (curve["loss"] < 2**24).all()
     assert curve["accuracy"].isna().all()
@@ -616,10 +612,8 @@ class Written:
 
 
 def test_tensorboard_gets_each_point_once_whatever_the_splits_are(tiny_config, tmp_path, monkeypatch):
-    from core import training
-
     writer = Written()
-    monkeypatch.setattr(training, "_writer", lambda group: writer)
+    monkeypatch.setattr("core.side_by_side._writer", lambda group: writer)
     pools = {
         split: make_tasks("sinusoid", shots=3, seed=seed).sample("train", 6)
         for seed, split in enumerate(("train", "test"))

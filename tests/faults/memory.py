@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import core.__main__
-import core.training
+import core.group
 from core import TrainConfig, meta_train_many
 from core.runs import is_finished
 from tests.faults.contents import contents
@@ -53,14 +53,14 @@ def raises(kind: int, iteration: int, victim: int, folder: Path) -> list[str]:
     runs = [config(), config(method="klin"), config(method="meta_sgd")]
 
     def begin() -> Callable[[], int]:
-        gradient = core.training.Group._meta_gradient
+        gradient = core.group.Group._meta_gradient
 
-        def fails(group: core.training.Group, episodes: object) -> object:
+        def fails(group: core.group.Group, episodes: object) -> object:
             if group.iteration == iteration and runs[victim] in group.configs:
                 raise SAID[kind]
             return gradient(group, episodes)
 
-        core.training.Group._meta_gradient = fails
+        core.group.Group._meta_gradient = fails
         return guarded(lambda: meta_train_many(runs, results=folder, progress=False))
 
     return _judged([runs[victim], *(run for run in runs if run != runs[victim])], f"{SAID[kind]!r}", begin, folder, 0)

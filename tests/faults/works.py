@@ -15,16 +15,16 @@ import torch
 import analysis.__main__
 import chain.__main__
 import core.__main__
-import core.training
+import core.side_by_side
 import figures.__main__
 from analysis.errors import StudyError
 from analysis.store import provenance, read_table, write_table
 from core import TrainConfig, make_tasks
 from core.errors import UserError
+from core.group import Group
 from core.runs import save_run, write_config
 from core.tasks.base import concatenate
 from core.tasks.cache import cached_arrays
-from core.training import Group
 from core.version import code_version
 from figures.page import page
 from figures.registry import FIGURES
@@ -104,7 +104,7 @@ def guarded(write: Callable[[], object]) -> Callable[[], int]:
 
 def training(folder: Path, *options: str, of: TrainConfig | None = None) -> Callable[[], int]:
     """`python -m core train`, with a checkpoint after every iteration."""
-    core.training.CHECKPOINT_SECONDS = 0.0
+    core.side_by_side.CHECKPOINT_SECONDS = 0.0
     settings = config() if of is None else of
     return partial(core.__main__.main, ["train", "--quiet", "--results", str(folder), *words(settings), *options])
 
@@ -142,7 +142,7 @@ def chained(*arguments: str) -> Begin:
     """A step of the chain by its command."""
 
     def begin(folder: Path) -> Callable[[], int]:
-        core.training.CHECKPOINT_SECONDS = 0.0
+        core.side_by_side.CHECKPOINT_SECONDS = 0.0
         return lambda: chain.__main__.main([*arguments, *CHAIN, "--results", str(folder)])
 
     return begin
@@ -290,7 +290,7 @@ def make_works(templates: Path) -> dict[str, Work]:
 
 def begin_resume(folder: Path) -> Callable[[], int]:
     """`python -m core resume`, with a checkpoint after every iteration."""
-    core.training.CHECKPOINT_SECONDS = 0.0
+    core.side_by_side.CHECKPOINT_SECONDS = 0.0
     return lambda: core.__main__.main(["resume", "--quiet", os.fspath(folder / "runs" / config().id)])
 
 

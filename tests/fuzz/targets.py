@@ -28,11 +28,10 @@ from analysis.errors import StudyError
 from analysis.store import METADATA_KEY, SCHEMAS, read_provenance, read_table
 from chain.drawing import is_drawn, record_path
 from chain.plan import _digests
-from core import TrainConfig, load_run, load_weights
+from core import TrainConfig, load_run, load_weights, states
 from core.errors import UserError
 from core.runs import list_runs, load_tensors, read_config
 from core.tasks import cache, pickles
-from core.training import _read_state
 from figures.errors import FigureError
 from figures.fig_a2 import traces
 
@@ -126,7 +125,7 @@ def _part(name: str) -> Target:
 def read_state(data: bytes, folder: Path) -> None:
     path = write(folder / "state.safetensors", data)
     with refused(UserError, name="state.safetensors"):
-        _, metadata = _read_state(path, CONFIG)
+        _, metadata = states.read_state(path, CONFIG)
         must(0 <= metadata["iteration"] <= CONFIG.iterations, "a place that the training never is at")
 
 
