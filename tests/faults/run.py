@@ -5,6 +5,7 @@ to say so in a sentence, and the next call has to come to what an undisturbed on
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [kind for kind in options.kind if kind not in KINDS]:
         print(f"error: unknown kind {', '.join(unknown)}; known: {', '.join(KINDS)}", file=sys.stderr)
         return 2
+    os.environ["OMP_NUM_THREADS"] = "1"  # what is forked from a process with such threads waits for them for ever
     shim.start_again_with_shim("tests.faults.run", arguments)
     shim.loaded()
     with tempfile.TemporaryDirectory(prefix="adaptlens-faults-") as folder:

@@ -176,7 +176,7 @@ def make_works(templates: Path) -> dict[str, Work]:
             return 0
 
         outcome = ended(lambda: do)
-        assert outcome.code == 0, outcome.said
+        assert outcome.code == 0, outcome
         return folder
 
     def state_after(iterations: int, *seeds: int) -> Callable[[Path], None]:
