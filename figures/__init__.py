@@ -13,7 +13,7 @@ _HOME = {
     "draw": "figures.registry",
     "explore": "figures.explorer",
     "read_runs": "figures.data",
-    "read_ceilings": "figures.data",
+    "read_ceilings": "figures.estimation",
 }
 
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

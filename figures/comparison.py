@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from figures import data, style
-from figures.data import Estimate
+from figures import captions, data, style
+from figures.estimation import Estimate
 from figures.paper import PUBLISHED, Published
 
 # Which of our tables a number of the paper stands in, by where the paper has it.
@@ -28,7 +28,7 @@ SILENT = "the paper's text has no such number (its plots and its Table 1 were pi
 
 
 class Measured(Protocol):
-    """What the tables hold of no run: `figures.data.Ceiling`, `figures.table2.Bound`."""
+    """What the tables hold of no run: `figures.estimation.Ceiling`, `figures.table2.Bound`."""
 
     @property
     def mean(self) -> float:
@@ -204,7 +204,7 @@ def stand_in(dataset: str) -> tuple[str, ...]:
 def setting_differences(dataset: str, found: Estimate) -> tuple[str, ...]:
     """What the runs' configurations and test tasks have otherwise than the paper states, or where it states nothing."""
     config = found.configs[0]  # those of one estimate differ in their seed only
-    stated = data.paper_length(config)
+    stated = captions.paper_length(config)
     told = list(stand_in(dataset))
     for ours, paper, what in (
         (config["iterations"], stated.iterations, "training iterations"),
@@ -246,8 +246,8 @@ def unmeasured(numbers: Iterable[Number], results: str | Path, failures: Mapping
 
 def _command(entry: Published, dataset: str, results: str | Path) -> str:
     if entry.layers == 0:
-        return data.missing_runs(dataset, results, "post_adaptation")
+        return captions.missing_runs(dataset, results, "post_adaptation")
     if entry.source == "Table A1":
-        return data.missing_cnns("depth", results, "depth_sweep", dataset)
+        return captions.missing_cnns("depth", results, "depth_sweep", dataset)
     study = "upper_bound" if entry.method == "upper_bound" else "optimizer_comparison"
-    return data.missing_cnns("optimizers", results, study, dataset)
+    return captions.missing_cnns("optimizers", results, study, dataset)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from analysis.statistics import seed_spread
-from figures import data, style
+from figures import estimation, style
 from figures.data import Runs
 from figures.style import Look
 
@@ -81,7 +81,7 @@ def line(group: Runs, published: float | None = None, *, split: str = "test") ->
     of_split, ok = frame["split"].eq(split), frame["status"].eq("ok")
     good = frame[of_split & ok]
     # A finished run may have a point at which a task diverged, as at the start: that says nothing of the others.
-    lost = tuple(one for one in data.lost_runs(frame, ["run"]) if one[0] not in set(good["run"]))
+    lost = tuple(one for one in estimation.lost_runs(frame, ["run"]) if one[0] not in set(good["run"]))
     rest = frame[of_split & frame["run"].isin(good["run"])]
     holes = tuple(
         (str(run), f"{(~ok[at.index]).sum()} of {len(at)} points, at which tasks diverged")
@@ -110,7 +110,7 @@ def describe_band(lines: Iterable[Line]) -> str:
 
 def describe_missing_runs(lines: Iterable[Line]) -> list[str]:
     """A sentence for each line that lacks runs, such as "LR w/ KFC: 1 of 2 diverged"."""
-    return [f"{one.look.name}: {data.lost_text(one.lost, one.num_seeds)}" for one in lines if one.lost]
+    return [f"{one.look.name}: {estimation.lost_text(one.lost, one.num_seeds)}" for one in lines if one.lost]
 
 
 def handles(looks: Iterable[tuple[Look, str]]) -> list[Line2D]:

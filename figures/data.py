@@ -1,12 +1,6 @@
-"""From stored tables to estimates: which runs a figure may put together, and what they say, in percent.
-
-Two kinds of repetition are kept apart. The mean and the single dots are of runs, one a seed; the interval is over test
-tasks, within these runs. A run with a diverged loss is counted and named, and never averaged in.
-"""
+"""From stored tables to runs that a figure may put together: what is chosen of them, and what they have to share."""
 
 import json
-import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.statistics import KINDS, Interval, interval, seed_spread, task_interval
 from analysis.store import read_study
 from figures.errors import FigureError, MissingTable, unknown_name
-from figures.paper import CNN_LENGTHS, CNN_SETTINGS, LENGTHS, Length
-from figures.style import CEILINGS, dataset_name, name_of
+from figures.paper import CNN_SETTINGS
+from figures.style import name_of
 
 Panel = TypeVar("Panel")
 
@@ -63,12 +56,6 @@ _OF_A_BOUND = (
 )  # fmt: skip
 # What a method may set for each depth of its own.
 _OF_A_DEPTH = {"depth", "adapt_lr", "meta_lr", "seed", "eval_every", "eval_tasks"}
-_NORMS = {
-    "batch": "batch norm with the statistics of the batch at hand",
-    "instance": "batch norm's statistics taken of each example alone",
-    "none": "no normalisation",
-}
-POINTS_SEEN = {"same": "own points", "fresh": "fresh points", "": ""}
 
 
 @dataclass(frozen=True)
@@ -123,68 +110,6 @@ class Runs:
         return Runs(frame, {run: config for run, config in self.configs.items() if run in kept}, self.study)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What the runs of one model, method and data set say, in percent.
-
-    Attributes:
-        model, method: what was trained.
-        mean: mean over seeds of the runs' mean accuracies, NaN if all diverged.
-        std: their standard deviation (ddof 1), NaN for one seed.
-        low, high: ends of the interval over test tasks, NaN if there is none.
-        interval: what kind of interval that is, in words; empty if it has no length.
-        seeds: (seed, mean accuracy) of each run that is averaged.
-        num_tasks: test tasks of each run.
-        lost: (run, what happened) of each run that is not averaged.
-        configs: configuration of every run, lost ones included.
-        level: confidence level of the interval, 0.95 for 95 %; NaN if there is none.
-        tables: the tables of all these runs, study/id.
-    """
-
-    model: str
-    method: str
-    mean: float
-    std: float
-    low: float
-    high: float
-    interval: str
-    seeds: tuple[tuple[int, float], ...]
-    num_tasks: int
-    lost: tuple[tuple[str, str], ...]
-    configs: tuple[Mapping[str, Any], ...]
-    level: float = math.nan
-    tables: tuple[str, ...] = ()
-
-    @property
-    def layers(self) -> int | None:
-        """Convolutional layers, None for linear models."""
-        return self.configs[0].get("depth")
-
-    @property
-    def name(self) -> str:
-        """Model and method, on paper."""
-        return name_of(self.model, self.method, self.layers)
-
-    @property
-    def lost_text(self) -> str:
-        """Such as "3 of 5 diverged"; empty if no run was lost."""
-        return lost_text(self.lost, len(self.seeds))
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """Accuracy of a classifier that is no run, in percent, with its interval over test tasks; `tables` are study/id."""
-
-    name: str
-    evaluated_on: str
-    mean: float
-    low: float
-    high: float
-    interval: str
-    num_tasks: int
-    tables: tuple[str, ...]
-
-
 def check_columns(frame: pd.DataFrame, needed: Sequence[str], table: str) -> None:
     """Refuse a table that lacks a column.
 
@@ -212,7 +137,7 @@ def read_runs(
         FigureError: for a missing column or configuration, or a choice that no run fits.
         StudyError: for a damaged table.
     """
-    _must_exist(results, study, first)
+    require_tables(results, study, first)
     frame = read_study(results, study)
     check_columns(frame, ["run", "dataset", "model", "method", "seed", "status", *needed], study)
     provenance = frame.attrs["provenance"]
@@ -285,20 +210,6 @@ def choose(runs: Runs, where: Sequence[Where]) -> Runs:
     return runs
 
 
-def read_ceilings(results: str | Path) -> pd.DataFrame | None:
-    """The table `ceilings`, None if it was not made; as `read_named` reads it.
-
-    Raises:
-        FigureError: for a missing column.
-        StudyError: for a damaged table.
-    """
-    try:
-        _must_exist(results, "ceilings")
-    except MissingTable:
-        return None
-    return read_named(results, "ceilings")
-
-
 def read_named(results: str | Path, study: str) -> pd.DataFrame:
     """The tables of a study that is of no run, with three more columns of where a row is from.
 
@@ -323,32 +234,6 @@ def is_bound_of(stated: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether a bound is of a run's convolutional network and tasks, as far as its table states what they are."""
     whole = {**CNN_DEFAULTS, **stated}
     return not stated or all(whole.get(key) == config.get(key) for key in _OF_A_BOUND)
-
-
-def ceiling_estimates(frame: pd.DataFrame | None, *, points: int, evaluated_on: str) -> tuple[Ceiling, ...]:
-    """The ceilings of synthetic tasks with so many support points; none if they were not measured.
-
-    Args:
-        frame: the table `ceilings`, or None.
-        points: support points a task.
-        evaluated_on: "same" or "fresh".
-
-    Raises:
-        FigureError: for a missing column.
-    """
-    if frame is None:
-        return ()
-    check_columns(frame, ["dataset", "ceiling", "evaluated_on", "points", "task_seed", "task", "accuracy"], "ceilings")
-    fits = frame["dataset"].eq("synthetic") & frame["points"].eq(points) & frame["evaluated_on"].eq(evaluated_on)
-    found = []
-    for name in CEILINGS:
-        # Tables of 100 and of 600 tasks may share their first 100, and a task counts once.
-        rows = frame[fits & frame["ceiling"].eq(name)].drop_duplicates(["task_seed", "task"])
-        if len(rows):
-            over = interval(100 * rows["accuracy"], over="tasks")
-            ends, tables = (over.low, over.high, interval_name(over)), tuple(rows["table"].unique())
-            found.append(Ceiling(name, evaluated_on, over.mean, *ends, len(rows), tables))
-    return tuple(found)
 
 
 def in_setting(runs: Runs, dataset: str, models: Sequence[tuple[str, str]] = LINEAR) -> Runs:
@@ -419,87 +304,6 @@ def by_depth(
     return groups
 
 
-def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
-    """Query accuracy after the last adaptation step.
-
-    Args:
-        group: runs of one model, method and data set, which differ in their seed only, of a study of accuracy by task.
-        points_seen: "same" or "fresh" for synthetic tasks, "" for others.
-
-    Returns:
-        The estimate, None if no run was measured on such points.
-
-    Raises:
-        StudyError: if the runs did not meet the same test tasks.
-    """
-    frame = group.frame
-    if "points_seen" in frame:  # a column of `post_adaptation`, which alone has synthetic tasks
-        frame = frame[frame["points_seen"].eq(points_seen)]
-    if not len(frame):
-        return None
-    configs = tuple(group.configs[run] for run in frame["run"].unique())
-    lost, percent = lost_runs(frame, ["task_seed", "task"]), final_accuracies(frame)
-    model, method = configs[0]["model"], configs[0]["method"]
-    num_tasks = len(percent[["task_seed", "task"]].drop_duplicates())
-    tables = tuple(f"{group.study}/{run}" for run in frame["run"].unique())
-    if not len(percent):
-        nothing = (math.nan,) * 4
-        return Estimate(model, method, *nothing, "", (), num_tasks, lost, configs, tables=tables)
-    spread, over = seed_spread(percent), task_interval(percent)
-    means = percent.groupby("seed")["accuracy"].mean()
-    seeds = tuple((int(seed), float(mean)) for seed, mean in means.items())  # type: ignore[call-overload]  # int keys
-    ends = (over.low, over.high, interval_name(over))
-    return Estimate(model, method, spread.mean, spread.std, *ends, seeds, num_tasks, lost, configs, over.level, tables)
-
-
-def final_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    """The query rows after the last adaptation step, in percent, of the runs that did not diverge or fail."""
-    bad = [run for run, _ in lost_runs(frame, ["task_seed", "task"])]
-    last = frame[~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])]
-    return last.assign(accuracy=100 * last["accuracy"])
-
-
-def interval_name(over: Interval) -> str:
-    """What kind of interval it is, without the count that captions state once; empty if it is a point or none."""
-    if over.kind == "none" or over.low == over.high:
-        return ""
-    return f"{100 * over.level:g} % {KINDS[over.kind]} interval over test {over.over}"
-
-
-def interval_label(estimates: Iterable[Estimate]) -> str:
-    """The whisker's name in a legend, whose caption says the kind; empty if none of them has an interval."""
-    levels = sorted({e.level for e in estimates if e.interval})
-    return f"{' or '.join(f'{100 * level:g} %' for level in levels)} interval over tasks" if levels else ""
-
-
-def lost_runs(frame: pd.DataFrame, repetition: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """(run, what happened) of each run with a row that is not ok, in order of their names.
-
-    Args:
-        frame: rows of runs.
-        repetition: columns that name what a status may belong to, such as the task; a run of which some are ok says
-            how many are not.
-    """
-    found = []
-    for run, rows in frame.groupby("run", observed=True):
-        bad = rows[rows["status"].ne("ok")]
-        if len(bad):
-            what = str(bad["status"].iloc[0])
-            num_bad, num_all = (len(part[list(repetition)].drop_duplicates()) for part in (bad, rows))
-            found.append((str(run), what if num_bad == num_all else f"{what} on {num_bad} of {num_all} tasks"))
-    return tuple(found)
-
-
-def lost_text(lost: Sequence[tuple[str, str]], num_good: int) -> str:
-    """Such as "3 of 5 diverged", or "diverged in part" where only on some tasks; empty if no run was lost."""
-    counts: dict[str, int] = {}
-    for _, what in lost:
-        word = "failed" if not what.startswith("diverged") else "diverged"
-        word += " in part" if what.endswith(" tasks") else ""
-        counts[word] = counts.get(word, 0) + 1
-    return ", ".join(f"{count} of {len(lost) + num_good} {word}" for word, count in counts.items())
-
-
 def setting(config: Mapping[str, Any], key: str) -> Any:
     """A run's setting, the data set's own where the run leaves it to that; None if there is no such setting."""
     value = config.get(key)
@@ -509,131 +313,6 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
 def synthetic_setting(config: Mapping[str, Any]) -> tuple[int, str]:
     """Points of a synthetic run's tasks, and whether its query points are the "same" or "fresh"."""
     return int(setting(config, "points")), "same" if setting(config, "same_points") else "fresh"
-
-
-def describe(dataset: str, estimates: Sequence[Estimate], points_seen: str = "") -> str:
-    """What a caption says of a data set: the tasks, the length against the paper's, seeds and test tasks."""
-    return describe_runs(
-        dataset,
-        {e.name: e.configs for e in estimates},
-        points_seen=points_seen,
-        tasks=f"{in_words(e.num_tasks for e in estimates if e.seeds)} test tasks",
-        num_tasks=max((e.num_tasks for e in estimates), default=0),
-    )
-
-
-def describe_runs(
-    dataset: str,
-    configs: Mapping[str, Sequence[Mapping[str, Any]]],
-    *,
-    points_seen: str,
-    tasks: str,
-    num_tasks: int,
-) -> str:
-    """As `describe`, from configurations by name; `tasks` is how the test tasks are worded."""
-    one = next(iter(configs.values()))[0]
-    steps = f"{one['steps']} adaptation step{'s' if one['steps'] != 1 else ''}"
-    if dataset == "synthetic":
-        points, _ = synthetic_setting(one)
-        seen = {"same": "measured on the points adapted to", "fresh": "measured on fresh points"}.get(points_seen, "")
-        parts = [f"2 classes, {points:,} points a task{', ' + seen if seen else ''}; {steps}"]
-    else:
-        parts = [f"{one['ways']}-way {one['shots']}-shot, {steps}"]
-    length = paper_length(one)
-    iterations = {name: group[0]["iterations"] for name, group in configs.items()}
-    parts.append(f"{_by_method(iterations)} iterations ({_against(set(iterations.values()), length.iterations)})")
-    batch = {name: group[0]["tasks_per_iteration"] for name, group in configs.items()}
-    if length.iterations is None:
-        parts.append(
-            f"{_by_method(batch)} tasks an iteration ({_against(set(batch.values()), length.tasks_per_iteration)})"
-        )
-    elif set(batch.values()) != {length.tasks_per_iteration}:
-        parts.append(f"{_by_method(batch)} tasks an iteration (paper: {length.tasks_per_iteration})")
-    seeds = {name: len(group) for name, group in configs.items()}
-    parts.append(f"{_by_method(seeds)} seed{'s' if set(seeds.values()) != {1} else ''}")
-    parts.append(tasks + (f" (paper: {length.test_tasks})" if length.test_tasks not in (None, num_tasks) else ""))
-    told = describe_versions(config for group in configs.values() for config in group)
-    return " ".join([f"{dataset_name(dataset)}: {'; '.join(parts)}.", *told])
-
-
-def describe_versions(configs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The caption's sentence on tables that several versions of the code made; none if one made all."""
-    counts = Counter(str(config["code_version"]) for config in configs if config.get("code_version"))
-    if len(counts) < 2:
-        return []
-    named = [f"{version[:9]}{version[40:]} ({count})" for version, count in sorted(counts.items())]
-    return [f"Tables of {len(counts)} versions of the code: {', '.join(named)}."]
-
-
-def describe_missing(dataset: str, wanted: Iterable[tuple[str, str]], found: Iterable[tuple[str, str]]) -> list[str]:
-    """The caption's sentence on models and methods that were not measured on a data set; none if all were."""
-    there = set(found)
-    absent = [name_of(model, method, None) for model, method in wanted if (model, method) not in there]
-    return [f"Not measured on {dataset_name(dataset)}: {', '.join(absent)}."] if absent else []
-
-
-def in_words(numbers: Iterable[int]) -> str:
-    """One number if all are equal, else the range of them."""
-    found = sorted(set(numbers))
-    if not found:
-        return "0"
-    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
-
-
-def written(value: float, form: str) -> str:
-    """A number as `form` has it, with a true minus, and none (and no plus) where it rounds to zero."""
-    text = format(value, form)
-    if float(text) == 0:
-        return text.lstrip("+-")
-    return f"−{text[1:]}" if text.startswith("-") else text
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign."""
-    return written(value, f"+.{digits}f")
-
-
-def describe_norm(config: Mapping[str, Any]) -> list[str]:
-    """The caption's sentence on a network's normalisation, on which accuracies depend; none if it has no word."""
-    known = _NORMS.get(config.get("norm_mode") or "")
-    return [f"Normalisation: {known}."] if known else []
-
-
-def describe_absent(wanted: Iterable[tuple[int, str]], found: Iterable[tuple[int, str]]) -> list[str]:
-    """The caption's sentence on convolutional networks (layers, method) that were not measured; none if all were."""
-    there = set(found)
-    absent = [name_of("cnn", method, layers) for layers, method in wanted if (layers, method) not in there]
-    return [f"Not measured: {', '.join(absent)}."] if absent else []
-
-
-def describe_lost(lost: Iterable[tuple[str, str]]) -> list[str]:
-    """The caption's paragraph on runs that are not averaged in; none if there are none."""
-    named = [f"{run} ({what})" for run, what in dict.fromkeys(lost)]
-    return [f"Not averaged in: {', '.join(named)}."] if named else []
-
-
-def paper_label(datasets: Sequence[str]) -> str:
-    """How the paper's values are called beside panels of these data sets, left to right."""
-    other = [d for d in datasets if d != paper_dataset(d)]
-    if not other:
-        return "paper"
-    return "paper (full Omniglot)" if len(datasets) == len(other) else "paper (right: full Omniglot)"
-
-
-def missing_cnns(experiment: str, results: str | Path, study: str, dataset: str = "glyphs") -> str:
-    """What makes the runs of convolutional networks that are missing, and their tables."""
-    return (
-        f"make them with: python -m core experiment {dataset}_{experiment} --results {results}, "
-        f"then: python -m analysis {study} --results {results}"
-    )
-
-
-def missing_runs(dataset: str, results: str | Path, study: str) -> str:
-    """What makes the runs and the tables that are missing."""
-    return (
-        f"make them with: python -m core experiment {dataset}_linear --results {results}, "
-        f"then: python -m analysis {study} --results {results}"
-    )
 
 
 def panels_of(
@@ -646,29 +325,17 @@ def panels_of(
     return [[*left, other] for other in characters] or ([left] if left else [])
 
 
-def heading(dataset: str, config: Mapping[str, Any]) -> tuple[str, float]:
-    """A panel's title, and the accuracy of guessing in percent, NaN where that is not known."""
-    name = dataset_name(dataset)
-    steps = f"{config['steps']} step{'s' if config['steps'] != 1 else ''}"
-    if dataset == "synthetic":
-        return f"{name}\n{steps}", 50.0
-    if pd.isna(config.get("ways")):  # regression, or tasks from outside
-        return f"{name}\n{steps}", math.nan
-    return f"{name}\n{config['ways']}-way {config['shots']}-shot, {steps}", 100.0 / config["ways"]
-
-
 def paper_dataset(dataset: str) -> str:
     """The paper's data set that ours stands beside."""
     return "omniglot" if dataset in OMNIGLOT_LIKE else dataset
 
 
-def paper_length(config: Mapping[str, Any]) -> Length:
-    """How long the paper trained what stands beside a run."""
-    lengths = CNN_LENGTHS if config["model"] == "cnn" else LENGTHS
-    return lengths[paper_dataset(config["dataset"])]
+def require_tables(results: str | Path, study: str, first: str = "") -> None:
+    """See that a study has a table; `first` is what has to be typed before the study, for the message.
 
-
-def _must_exist(results: str | Path, study: str, first: str = "") -> None:
+    Raises:
+        MissingTable: if it has none.
+    """
     folder = Path(results) / study
     if not any(not path.name.startswith(".") for path in folder.glob("*.parquet")):
         command = f"python -m analysis {study} --results {results}"
@@ -734,18 +401,3 @@ def _must_agree(group: Runs, keys: Sequence[str] | None = None) -> None:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _by_method(values: Mapping[str, int]) -> str:
-    """One number if all methods agree, else each method's."""
-    if len(set(values.values())) == 1:
-        return f"{next(iter(values.values())):,}"
-    return ", ".join(f"{name} {value:,}" for name, value in values.items())
-
-
-def _against(ours: set[int], paper: int | None) -> str:
-    if paper is None:
-        return "paper: not stated"
-    if ours == {paper}:
-        return "as in the paper"
-    return f"{'reduced; ' if max(ours) < paper else ''}paper: {paper:,}"

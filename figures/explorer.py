@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.statistics import Interval, task_intervals
-from figures import data, networks, style
+from figures import data, estimation, networks, style
 from figures.errors import FigureError
 
 NEEDED = ("run", "status", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy", "loss")
@@ -84,7 +84,7 @@ def from_table(table: pd.DataFrame, probe: str = "cka") -> Trace:
     similar = task_intervals(networks.complete(long, cell), cell, "value")
     measured = task_intervals(by_task, ["std", "step"], value)
     noisy = str(table["layer"].iloc[0]) if "layer" in table else ""
-    kinds = sorted({data.interval_name(over) for over in (*measured.values(), *similar.values())} - {""})
+    kinds = sorted({estimation.interval_name(over) for over in (*measured.values(), *similar.values())} - {""})
     return Trace(
         title=f"noise on {noisy}" if noisy else "noise",
         value=value,

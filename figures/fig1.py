@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import data, style
-from figures.data import Ceiling, Estimate, Runs, Where
+from figures import captions, data, estimation, style
+from figures.data import Runs, Where
 from figures.errors import MissingTable
+from figures.estimation import Ceiling, Estimate
 from figures.paper import linear_accuracy
 
 STUDY = "post_adaptation"
@@ -60,9 +61,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment synthetic_linear --results {results}"
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
-    groups = data.panels_of(panel, runs, data.read_ceilings(results))
+    groups = data.panels_of(panel, runs, estimation.read_ceilings(results))
     if not groups:
-        raise MissingTable(f"no run of LR or LinNet was measured; {data.missing_runs('synthetic', results, STUDY)}")
+        raise MissingTable(f"no run of LR or LinNet was measured; {captions.missing_runs('synthetic', results, STUDY)}")
     return {f"fig1_{panels[-1].dataset}": Trace(tuple(panels), _caption(panels)) for panels in groups}
 
 
@@ -75,7 +76,7 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
     groups = data.by_method(data.in_setting(runs, dataset, MODELS), MODELS)
     # The paper has one loss a task (equation 1): its accuracies are on the points adapted to.
     for points_seen in ("same", "fresh") if dataset == "synthetic" else ("",):
-        bars = tuple(e for group in groups.values() if (e := data.estimate(group, points_seen)) is not None)
+        bars = tuple(e for group in groups.values() if (e := estimation.estimate(group, points_seen)) is not None)
         if bars:
             break
     else:
@@ -83,10 +84,10 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
     config = bars[0].configs[0]
     reference = data.paper_dataset(dataset)
     found: tuple[Ceiling, ...] = ()
-    title, chance = data.heading(dataset, config)
+    title, chance = captions.heading(dataset, config)
     if dataset == "synthetic":
         points, _ = data.synthetic_setting(config)
-        found = data.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
+        found = estimation.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
     return Panel(
         dataset=dataset,
         points_seen=points_seen,
@@ -104,13 +105,13 @@ def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
     lost = [run for p in panels for e in p.bars for run in e.lost]
     return (
         marks,
-        *(data.describe(p.dataset, p.bars, p.points_seen) for p in panels),
+        *(captions.describe(p.dataset, p.bars, p.points_seen) for p in panels),
         *(
             told
             for p in panels
-            for told in data.describe_missing(p.dataset, MODELS, [(e.model, e.method) for e in p.bars])
+            for told in captions.describe_missing(p.dataset, MODELS, [(e.model, e.method) for e in p.bars])
         ),
-        *data.describe_lost(lost),
+        *captions.describe_lost(lost),
     )
 
 
@@ -164,7 +165,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
 
 def _legend(figure: Figure, trace: Trace) -> None:
     handles = [Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed")]
-    if whisker := data.interval_label(e for p in trace.panels for e in p.bars):
+    if whisker := estimation.interval_label(e for p in trace.panels for e in p.bars):
         handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=whisker))
-    handles.append(Line2D([], [], label=data.paper_label([p.dataset for p in trace.panels]), **style.PAPER))
+    handles.append(Line2D([], [], label=captions.paper_label([p.dataset for p in trace.panels]), **style.PAPER))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), borderaxespad=0.3)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import comparison, data, layer_roles, networks, style
+from figures import captions, comparison, data, estimation, layer_roles, networks, style
 from figures.comparison import Number
 from figures.data import Where
 from figures.errors import MissingTable
@@ -54,7 +54,7 @@ class Trace(layer_roles.Trace):
             mean=over.mean,
             low=over.low,
             high=over.high,
-            interval=data.interval_name(over),
+            interval=estimation.interval_name(over),
             num_runs=len(mark.seeds),
             num_tasks=over.n,
             tables=mark.tables,
@@ -90,7 +90,7 @@ def _is_shown(config: Mapping[str, Any]) -> bool:
 def _trace(**studies: pd.DataFrame) -> Trace:
     of_network = layer_roles.from_table(**studies)
     row = next(iter(studies.values())).iloc[0]
-    title, _ = data.heading(row["dataset"], {str(name): value for name, value in row.items()})
+    title, _ = captions.heading(row["dataset"], {str(name): value for name, value in row.items()})
     about = "In the paper: 100 test tasks; the length of the training is not stated."
     caption = (*of_network.caption[:2], about, *of_network.caption[2:])
     return Trace(**{**vars(of_network), "title": title, "caption": caption}, dataset=str(row["dataset"]))

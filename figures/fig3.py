@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.statistics import paired_task_interval
-from figures import data, style
-from figures.data import Estimate, Runs, Where
+from figures import captions, data, estimation, style
+from figures.data import Runs, Where
 from figures.errors import FigureError, MissingTable
+from figures.estimation import Estimate
 from figures.paper import Published, cnn_accuracy
 
 STUDY = "depth_sweep"
@@ -62,12 +63,12 @@ class Gap:
     @property
     def text(self) -> str:
         """The difference with its interval: +1.2 [0.3, 2.1]; and its seeds, where they are not all."""
-        return " ".join(part for part in (data.signed(self.mean), self.ends, self.common) if part)
+        return " ".join(part for part in (captions.signed(self.mean), self.ends, self.common) if part)
 
     @property
     def ends(self) -> str:
         """The interval in brackets; empty if there is none."""
-        return f"[{data.signed(self.low)}, {data.signed(self.high)}]" if self.interval else ""
+        return f"[{captions.signed(self.low)}, {captions.signed(self.high)}]" if self.interval else ""
 
     @property
     def common(self) -> str:
@@ -124,7 +125,9 @@ def measured(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trac
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
     found = {dataset: trace for dataset in data.IMAGES if (trace := _trace(runs, dataset)) is not None}
     if not found:
-        raise MissingTable(f"no CNN was measured in the paper's setting; {data.missing_cnns('depth', results, STUDY)}")
+        raise MissingTable(
+            f"no CNN was measured in the paper's setting; {captions.missing_cnns('depth', results, STUDY)}"
+        )
     return found
 
 
@@ -139,7 +142,7 @@ def _trace(runs: Runs, dataset: str) -> Trace | None:
         for layers, (ours, deeper) in pairs.items()
         if ours is not None and deeper is not None and (found := _gap(layers, ours, deeper)) is not None
     )
-    title, chance = data.heading(dataset, points[0].estimate.configs[0])
+    title, chance = captions.heading(dataset, points[0].estimate.configs[0])
     reference = data.paper_dataset(dataset)
     published = {pair: value for pair in MODELS if (value := cnn_accuracy(reference, *pair)) is not None}
     return Trace(
@@ -155,7 +158,7 @@ def _trace(runs: Runs, dataset: str) -> Trace | None:
 
 
 def _point(layers: int, method: str, group: Runs) -> Point:
-    found = data.estimate(group)
+    found = estimation.estimate(group)
     assert found is not None  # a group has rows
     sizes = [sorted(set(group.frame[name])) for name in ("model_parameters", "rule_parameters")]
     if any(len(size) > 1 for size in sizes):
@@ -165,7 +168,7 @@ def _point(layers: int, method: str, group: Runs) -> Point:
 
 def _gap(layers: int, ours: Runs, deeper: Runs) -> Gap | None:
     """The difference, None if there are no runs or no tasks to compare."""
-    a, b = data.final_accuracies(ours.frame), data.final_accuracies(deeper.frame)
+    a, b = estimation.final_accuracies(ours.frame), estimation.final_accuracies(deeper.frame)
     task = ["task_seed", "task"]
     # A table of 600 tasks begins with the tasks of one of 100: what both met can be paired.
     common = a[task].drop_duplicates().merge(b[task].drop_duplicates())
@@ -179,7 +182,7 @@ def _gap(layers: int, ours: Runs, deeper: Runs) -> Gap | None:
     over = paired_task_interval(a, b)
     by_seed = (a.groupby("seed")["accuracy"].mean() - b.groupby("seed")["accuracy"].mean()).dropna()
     seeds = tuple((int(seed), float(value)) for seed, value in by_seed.items())  # type: ignore[call-overload]  # int keys
-    return Gap(layers, over.mean, over.low, over.high, data.interval_name(over), len(common), seeds, others)
+    return Gap(layers, over.mean, over.low, over.high, estimation.interval_name(over), len(common), seeds, others)
 
 
 def _lead(estimates: Sequence[Estimate], gaps: Sequence[Gap], is_published: bool) -> tuple[str, ...]:
@@ -206,10 +209,10 @@ def describe_paired(gaps: Sequence[Gap]) -> str:
 def _about(dataset: str, points: Sequence[Point]) -> tuple[str, ...]:
     estimates = [p.estimate for p in points]
     return (
-        data.describe(dataset, estimates),
-        *data.describe_norm(estimates[0].configs[0]),
-        *data.describe_absent(MODELS, [(p.layers, p.method) for p in points]),
-        *data.describe_lost(run for e in estimates for run in e.lost),
+        captions.describe(dataset, estimates),
+        *captions.describe_norm(estimates[0].configs[0]),
+        *captions.describe_absent(MODELS, [(p.layers, p.method) for p in points]),
+        *captions.describe_lost(run for e in estimates for run in e.lost),
     )
 
 
@@ -312,9 +315,9 @@ def _legend(figure: Figure, trace: Trace) -> None:
         label = look.name if method == "kfc" else f"{look.name} (MAML)"
         handles.append(Line2D([], [], color=look.colour, marker=look.marker, markersize=4.2, label=label))
     handles.append(Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed"))
-    if whisker := data.interval_label(point.estimate for point in trace.points):
+    if whisker := estimation.interval_label(point.estimate for point in trace.points):
         handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=whisker))
-    handles.append(Line2D([], [], label=data.paper_label([trace.dataset]), **style.PAPER))
+    handles.append(Line2D([], [], label=captions.paper_label([trace.dataset]), **style.PAPER))
     if trace.gaps:
         handles.append(Line2D([], [], label="KFC to MAML with one layer more", **_CLAIM))
     figure.legend(handles=handles, loc="upper center", ncols=3, borderaxespad=0.3)

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import curves, data, style
+from figures import captions, curves, data, estimation, style
 from figures.curves import Line
-from figures.data import Ceiling, Runs, Where
+from figures.data import Runs, Where
 from figures.errors import MissingTable
+from figures.estimation import Ceiling
 from figures.paper import linear_accuracy
 
 
@@ -55,9 +56,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment synthetic_linear --results {results}"
     runs = data.read_runs(results, curves.STUDY, curves.NEEDED, where, first=first)
-    groups = data.panels_of(panel, runs, data.read_ceilings(results))
+    groups = data.panels_of(panel, runs, estimation.read_ceilings(results))
     if not groups:
-        raise MissingTable(f"no linear model has a curve; {data.missing_runs('synthetic', results, curves.STUDY)}")
+        raise MissingTable(f"no linear model has a curve; {captions.missing_runs('synthetic', results, curves.STUDY)}")
     return {f"fig_a1_{panels[-1].dataset}": Trace(tuple(panels), _caption(panels)) for panels in groups}
 
 
@@ -76,12 +77,12 @@ def panel(runs: Runs, dataset: str, ceilings: pd.DataFrame | None = None) -> Pan
     config = lines[0].configs[0]
     found: tuple[Ceiling, ...] = ()
     points_seen = ""
-    title, chance = data.heading(dataset, config)
+    title, chance = captions.heading(dataset, config)
     if dataset == "synthetic":
         points, points_seen = data.synthetic_setting(config)
-        found = data.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
+        found = estimation.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
     num_tasks = [one.num_tasks for one in lines if one.num_seeds]
-    about = data.describe_runs(
+    about = captions.describe_runs(
         dataset,
         {one.name: one.configs for one in lines},
         points_seen=points_seen,
@@ -107,9 +108,9 @@ def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
         *(
             told
             for p in panels
-            for told in data.describe_missing(p.dataset, data.LINEAR, [(one.model, one.method) for one in p.lines])
+            for told in captions.describe_missing(p.dataset, data.LINEAR, [(one.model, one.method) for one in p.lines])
         ),
-        *data.describe_lost(run for one in lines for run in (*one.lost, *one.holes)),
+        *captions.describe_lost(run for one in lines for run in (*one.lost, *one.holes)),
     )
 
 
@@ -123,7 +124,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         drawn = dict.fromkeys((one.model, one.method) for p in trace.panels for one in p.lines)
         looks = [style.look_of(*pair) for pair in data.LINEAR if pair in drawn]
         handles = curves.handles((look, look.name) for look in looks)
-        handles.append(Line2D([], [], label=data.paper_label([p.dataset for p in trace.panels]), **style.PAPER))
+        handles.append(Line2D([], [], label=captions.paper_label([p.dataset for p in trace.panels]), **style.PAPER))
         figure.legend(handles=handles, loc="upper center", ncols=len(handles), borderaxespad=0.3, columnspacing=1.2)
     return figure, {one.dataset: ax for ax, one in zip(axes, trace.panels, strict=True)}
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import curves, data, style
+from figures import captions, curves, data, style
 from figures.curves import Line
 from figures.data import Runs, Where
 from figures.errors import MissingTable
@@ -88,7 +88,7 @@ def measured(results: str | Path, datasets: Sequence[str], first: str, where: Se
         raise MissingTable(
             f"no CNN of {' or '.join(map(str, LAYERS))} layers has a curve in the paper's setting on "
             f"{' or '.join(map(style.dataset_name, datasets))}; "
-            f"{data.missing_cnns('optimizers', results, curves.STUDY, first)}"
+            f"{captions.missing_cnns('optimizers', results, curves.STUDY, first)}"
         )
     return found
 
@@ -103,7 +103,7 @@ def _trace(runs: Runs, dataset: str) -> Trace | None:
         for layers in LAYERS
         if (mine := {pair: group for pair, group in groups.items() if pair[0] == layers})
     )
-    title, chance = data.heading(dataset, rows[0].testing[0].configs[0])
+    title, chance = captions.heading(dataset, rows[0].testing[0].configs[0])
     return Trace(dataset, title.replace("\n", ": "), chance, rows, _caption(dataset, rows))
 
 
@@ -120,22 +120,22 @@ def _caption(dataset: str, rows: Sequence[Row]) -> tuple[str, ...]:
     training = [one for row in rows for one in row.training]
     testing = [one for row in rows for one in row.testing]
     star = "; star, in its method's colour: the paper's accuracy at the end (its Tables 2 and A1)"
-    counts = [data.in_words(one.num_tasks for one in lines if one.num_seeds) for lines in (training, testing)]
+    counts = [captions.in_words(one.num_tasks for one in lines if one.num_seeds) for lines in (training, testing)]
     return (
         "Accuracy on query sets after adaptation. Training: on tasks of the classes that are trained on; testing: on "
         "tasks of other classes; both are the same tasks all along a run. Line: mean over seeds; band: "
         f"{curves.describe_band(testing)}; markers only tell the methods apart"
         f"{star if any(one.published is not None for one in testing) else ''}.",
-        data.describe_runs(
+        captions.describe_runs(
             dataset,
             {one.name: one.configs for one in testing},
             points_seen="",
             tasks=f"{counts[0]} training and {counts[1]} test tasks a point",
             num_tasks=max((one.num_tasks for one in testing), default=0),
         ),
-        *data.describe_norm(testing[0].configs[0]),
-        *data.describe_absent(MODELS, [(row.layers, one.method) for row in rows for one in row.testing]),
-        *data.describe_lost(run for one in testing for run in (*one.lost, *one.holes)),
+        *captions.describe_norm(testing[0].configs[0]),
+        *captions.describe_absent(MODELS, [(row.layers, one.method) for row in rows for one in row.testing]),
+        *captions.describe_lost(run for one in testing for run in (*one.lost, *one.holes)),
     )
 
 
@@ -191,7 +191,7 @@ def _legend_handles(trace: Trace) -> list[Line2D]:
     looks = [(method, style.look_of("cnn", method)) for method in METHODS if method in drawn]
     handles = curves.handles((k, f"{k.name} (MAML)" if method == "maml" else k.name) for method, k in looks)
     if any(one.published is not None for one in trace.lines):
-        handles.append(Line2D([], [], label=data.paper_label([trace.dataset]), **style.PAPER))
+        handles.append(Line2D([], [], label=captions.paper_label([trace.dataset]), **style.PAPER))
     return handles
 
 

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from analysis.statistics import Interval, paired_task_interval, task_interval
-from figures import data, networks, style
+from figures import captions, data, estimation, networks, style
 from figures.data import Runs, Where
 
 STUDY = "inside_optimizer"
@@ -164,7 +164,7 @@ def _trace(runs: Runs) -> Trace:
     factor, alignment, comparison = (
         frame[frame["aspect"].eq(aspect)] for aspect in ("factor", "alignment", "comparison")
     )
-    lost = list(data.lost_runs(factor, ["part"]))  # a run that diverged has no numbers at all
+    lost = list(estimation.lost_runs(factor, ["part"]))  # a run that diverged has no numbers at all
     comparison = comparison[~comparison["run"].isin([run for run, _ in lost])]
     value = "loss" if len(comparison) and not comparison["quantity"].eq("accuracy").any() else "accuracy"
     compared, lost_in_one = _compared(comparison, value)
@@ -172,7 +172,7 @@ def _trace(runs: Runs) -> Trace:
     aligned = _aligned(alignment[~alignment["run"].isin(diverged)], drawn)
     factor = factor[factor["status"].eq("ok")]
     strips, distances = _strips(factor, drawn), _distances(factor, drawn)
-    title, _ = data.heading(str(config["dataset"]), config)
+    title, _ = captions.heading(str(config["dataset"]), config)
     name = style.name_of(config["model"], config["method"], config.get("depth"))
     return Trace(
         title=f"{name}: {title.replace(chr(10), ', ')}",
@@ -182,8 +182,8 @@ def _trace(runs: Runs) -> Trace:
         compared=compared,
         caption=(
             *_caption(runs, strips, aligned, compared, drawn, value),
-            *data.describe_versions(runs.configs.values()),
-            *data.describe_lost([*lost, *lost_in_one]),
+            *captions.describe_versions(runs.configs.values()),
+            *captions.describe_lost([*lost, *lost_in_one]),
         ),
         tables=runs.tables,
         value=value,
@@ -271,7 +271,7 @@ def _compared(comparison: pd.DataFrame, value: str) -> tuple[tuple[Compared, ...
     finals: dict[str, pd.DataFrame] = {}
     for name in names:
         mine = rows[rows["adaptation"].eq(name)]
-        bad = data.lost_runs(mine, ["task_seed", "task"])
+        bad = estimation.lost_runs(mine, ["task_seed", "task"])
         lost += [(run, f"{name}: {what}") for run, what in bad]
         mine = mine[mine["step"].eq(mine["step"].max()) & ~mine["run"].isin([run for run, _ in bad])]
         finals[name] = mine.assign(value=(100 if value == "accuracy" else 1) * mine["value"])
@@ -305,7 +305,7 @@ def _caption(
     config = configs[0]
     seeds, steps = len({c["seed"] for c in configs}), int(config["steps"])
     overs = [one.over for one in compared if one.over is not None]
-    kinds = sorted({data.interval_name(over) for over in [mark.cosine for mark in aligned] + overs} - {""})
+    kinds = sorted({estimation.interval_name(over) for over in [mark.cosine for mark in aligned] + overs} - {""})
     num_tasks = len(frame.loc[frame["task"].notna(), ["task_seed", "task"]].drop_duplicates())
     tensors = ", ".join(drawn.values())
     longest = max((len(run) for strip in strips for run in strip.runs), default=0)

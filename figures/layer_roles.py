@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.statistics import Interval, task_intervals
-from figures import data, networks, style
+from figures import estimation, networks, style
 from figures.data import Where
 from figures.errors import FigureError
 
@@ -183,7 +183,7 @@ def marks(frame: pd.DataFrame, is_reference: "pd.Series[bool]", study: str, valu
         value: "accuracy", which is told in percent, or "loss".
     """
     tables = tuple(f"{study}/{run}" for run in frame["run"].unique())
-    bad = {run for run, _ in data.lost_runs(frame, REPETITION)}
+    bad = {run for run, _ in estimation.lost_runs(frame, REPETITION)}
     kept = ~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])
     frame, is_reference = frame[kept], is_reference[kept]
     if not len(frame):

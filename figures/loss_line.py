@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.statistics import Interval, task_intervals
-from figures import data, networks, style
+from figures import captions, estimation, networks, style
 
 STUDY = "loss_line"
 NEEDED = ("position", "split", "loss", "accuracy")
@@ -71,14 +71,14 @@ def _measured(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     A run is lost if a task diverged; where a loss explodes only beyond what adaptation passed, these positions are.
     """
     passed = table["position"].between(0, 1)
-    lost = data.lost_runs(table[passed], ["task"])
+    lost = estimation.lost_runs(table[passed], ["task"])
     rows = table[~table["run"].isin([run for run, _ in lost])]
     exploded = rows["status"].ne("ok").groupby([rows["run"], rows["position"]]).transform("any")
     beyond = []
-    for run, what in data.lost_runs(rows[exploded], ["task"]):
+    for run, what in estimation.lost_runs(rows[exploded], ["task"]):
         positions = sorted(rows.loc[exploded & rows["run"].eq(run), "position"].unique())
         beyond.append((f"{run} at {', '.join(f'{position:g}' for position in positions)}", what))
-    return rows[~exploded], (*data.describe_lost(lost), *data.describe_lost(beyond))
+    return rows[~exploded], (*captions.describe_lost(lost), *captions.describe_lost(beyond))
 
 
 def _lines(table: pd.DataFrame, value: str) -> dict[str, dict[float, Interval]]:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis.statistics import Interval
-from figures import data, style
+from figures import captions, data, estimation, style
 from figures.data import Runs, Where
 from figures.errors import FigureError, MissingTable
 
@@ -105,7 +105,7 @@ def tables_of(
     found: dict[str, dict[str, pd.DataFrame]] = {}
     for name, by_study in sorted(groups.items()):
         data.belong_together(by_study.values())
-        versions = data.describe_versions(config for one in by_study.values() for config in one.configs.values())
+        versions = captions.describe_versions(config for one in by_study.values() for config in one.configs.values())
         found[name] = {study: one.frame for study, one in by_study.items()}
         for frame in found[name].values():
             frame.attrs["versions"] = versions
@@ -183,21 +183,21 @@ def measured(
             diverge says nothing of weak noise.
         reference: parts that the others are compared with; a run that is lost in one of them is lost as a whole.
     """
-    lost = dict(data.lost_runs(table, repetition))
+    lost = dict(estimation.lost_runs(table, repetition))
     bad = table["run"].isin(lost)
     if within is not None:
         for run in [run for run in lost if table.loc[table["run"].eq(run), "status"].eq("ok").any()]:
             mine = table[table["run"].eq(run)]
-            if within_reference := data.lost_runs(mine[mine[within].isin(reference)], repetition):
+            if within_reference := estimation.lost_runs(mine[mine[within].isin(reference)], repetition):
                 ((_, what),) = within_reference
                 lost[run] = f"{what} under {', '.join(reference)}, which the others are compared with"
                 continue
             del lost[run]
             for part, rows in mine.groupby(within, sort=False, observed=True):
-                found = data.lost_runs(rows, repetition)
+                found = estimation.lost_runs(rows, repetition)
                 bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
                 lost |= {f"{run} under {part}": what for _, what in found}
-    return table[~bad], tuple(data.describe_lost(lost.items()))
+    return table[~bad], tuple(captions.describe_lost(lost.items()))
 
 
 def complete(table: pd.DataFrame, cell: Sequence[str]) -> pd.DataFrame:
@@ -231,7 +231,7 @@ def subject(table: pd.DataFrame, lost: Sequence[str] = ()) -> Subject:
     ]
     caption = [
         f"{dataset}: {'; '.join(about)}.",
-        *data.describe_norm({"norm_mode": row["norm_mode"]}),
+        *captions.describe_norm({"norm_mode": row["norm_mode"]}),
         *table.attrs.get("versions", []),
     ]
     return Subject(
@@ -249,16 +249,16 @@ def describe_training(settings: Mapping[str, Any] | pd.Series) -> str:
 def describe_mean(table: pd.DataFrame, mark: str, intervals: Mapping[Any, Interval] | Sequence[Interval]) -> str:
     """The caption's sentence on what is averaged over, and what the whisker or band (`mark`) is."""
     found = list(intervals.values()) if isinstance(intervals, Mapping) else list(intervals)
-    kinds = sorted({data.interval_name(over) for over in found} - {""})
+    kinds = sorted({estimation.interval_name(over) for over in found} - {""})
     averaged = "seeds and test tasks" if table["seed"].nunique() > 1 else "test tasks"
-    fewer = data.in_words(over.n for over in found)
+    fewer = captions.in_words(over.n for over in found)
     few = f" ({fewer} of them: fewer where a value does not exist)" if len({over.n for over in found}) > 1 else ""
     return f"Mean over {averaged}{few}; {mark}: {' or '.join(kinds) or 'none'}."
 
 
 def number(over: Interval, form: str = ".1f") -> str:
     """A mean and its interval in brackets, if it has one, each as `form` has it."""
-    mean, low, high = (data.written(value, form) for value in (over.mean, over.low, over.high))
+    mean, low, high = (captions.written(value, form) for value in (over.mean, over.low, over.high))
     return f"{mean} [{low}, {high}]" if np.isfinite(over.low) else mean
 
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from figures import data, style
+from figures import captions, style
 from figures.comparison import STATUSES, UNPUBLISHED, Number
 from figures.report import Grid, Picture, Report, Section, Source, title_of
 from figures.tabular import ABSENT, LOST, UNSTATED
@@ -260,7 +260,7 @@ def _number_cells(n: Number, anchors: Mapping[str, str], drawn: Iterable[str]) -
         _number(n.num_runs, "" if n.num_runs is None else str(n.num_runs)),
         _number(n.num_tasks or None, f"{n.num_tasks:,}" if n.num_tasks else ""),
         _number(None if n.paper is None else n.paper.accuracy, *paper, class_="number paper"),
-        _number(n.difference, "" if math.isnan(n.difference) else data.signed(n.difference)),
+        _number(n.difference, "" if math.isnan(n.difference) else captions.signed(n.difference)),
         element("td", n.status, class_=f"status s{STATUSES.index(n.status)}"),
         element("td", "; ".join(n.reasons), class_="long"),
         _number(len(n.tables) or None, *links),
@@ -281,13 +281,13 @@ def _number(value: float | None, *shown: str, class_: str = "number") -> Markup:
 def _shown(value: float, unit: str) -> str:
     if math.isnan(value):
         return ""
-    return data.signed(value) if unit == "points" else f"{value:.1f}"
+    return captions.signed(value) if unit == "points" else f"{value:.1f}"
 
 
 def _stated(value: float, unit: str) -> str:
     """The paper's number with its own digits."""
     if unit == "points":
-        return data.signed(value, 2)
+        return captions.signed(value, 2)
     return f"{value}" if value == int(value) else f"{value:.2f}"
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import comparison, data, style
+from figures import captions, comparison, data, estimation, style
 from figures.comparison import Number
-from figures.data import LINEAR, POINTS_SEEN, Ceiling, Estimate, Runs, Where
+from figures.data import LINEAR, Runs, Where
 from figures.errors import MissingTable
+from figures.estimation import Ceiling, Estimate
 from figures.paper import linear_accuracy
 from figures.tabular import LOST, Cell, Column, Trace, bracketed, describe_cells, estimate_cell
 
@@ -26,9 +27,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     """
     first = f"python -m core experiment synthetic_linear --results {results}"
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
-    found = table(runs, data.read_ceilings(results))
+    found = table(runs, estimation.read_ceilings(results))
     if found is None:
-        raise MissingTable(f"no linear model was measured; {data.missing_runs('synthetic', results, STUDY)}")
+        raise MissingTable(f"no linear model was measured; {captions.missing_runs('synthetic', results, STUDY)}")
     return {"table1": found}
 
 
@@ -41,7 +42,9 @@ def table(runs: Runs, ceilings: pd.DataFrame | None = None) -> Trace | None:
     measured: list[tuple[str, str, dict[tuple[str, str], Estimate]]] = []
     for dataset, points_seen in [("synthetic", "same"), ("synthetic", "fresh"), *((d, "") for d in data.OMNIGLOT_LIKE)]:
         groups = data.by_method(data.in_setting(runs, dataset))
-        estimates = {pair: e for pair, group in groups.items() if (e := data.estimate(group, points_seen)) is not None}
+        estimates = {
+            pair: e for pair, group in groups.items() if (e := estimation.estimate(group, points_seen)) is not None
+        }
         if estimates:
             measured.append((dataset, points_seen, estimates))
     if not measured:
@@ -50,7 +53,7 @@ def table(runs: Runs, ceilings: pd.DataFrame | None = None) -> Trace | None:
     for dataset, points_seen, estimates in measured:
         if dataset == "synthetic":
             points, _ = data.synthetic_setting(next(iter(estimates.values())).configs[0])
-            bounds[points_seen] = data.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
+            bounds[points_seen] = estimation.ceiling_estimates(ceilings, points=points, evaluated_on=points_seen)
     names = list(dict.fromkeys(c.name for found in bounds.values() for c in found))
 
     columns: list[Column] = []
@@ -60,7 +63,7 @@ def table(runs: Runs, ceilings: pd.DataFrame | None = None) -> Trace | None:
             cells = [estimate_cell(estimates.get(pair)) for pair in LINEAR]
             by_name = {c.name: c for c in bounds.get(points_seen, ())}
             cells += [_ceiling_cell(by_name.get(name)) for name in names]
-            head = POINTS_SEEN[points_seen] or style.dataset_name(dataset)
+            head = captions.POINTS_SEEN[points_seen] or style.dataset_name(dataset)
             columns.append(Column(group, head, tuple(cells)))
         published = [linear_accuracy(reference, *pair) for pair in LINEAR]
         cells = [Cell(LOST if value is None else f"{value:.0f}") for value in published]
@@ -83,7 +86,7 @@ def _numbers(
     for dataset, points_seen, estimates in measured:
         # The paper has one loss a task (equation 1): its accuracies are on the points adapted to.
         differs = ("measured on fresh points, not on those adapted to",) if points_seen == "fresh" else ()
-        told = POINTS_SEEN[points_seen]
+        told = captions.POINTS_SEEN[points_seen]
         for e in estimates.values():
             found.append(comparison.of_estimate("table1", dataset, e, condition=told, differs=differs))
         if dataset == "synthetic":
@@ -100,7 +103,7 @@ def _notes(
     measured: Sequence[tuple[str, str, dict[tuple[str, str], Estimate]]], ceilings: Sequence[Ceiling]
 ) -> tuple[str, ...]:
     notes = [describe_cells(e for _, _, estimates in measured for e in estimates.values())]
-    notes += [data.describe(dataset, list(found.values())) for dataset, _, found in measured]
+    notes += [captions.describe(dataset, list(found.values())) for dataset, _, found in measured]
     if any(dataset == "synthetic" for dataset, _, _ in measured):
         notes.append("Own points are those that were adapted to, fresh points are new ones of the same tasks.")
     if ceilings:
@@ -112,5 +115,5 @@ def _notes(
         'Paper: the values that its prose states (LR on synthetic tasks: "chance"); its Table 1 was a picture and is '
         "lost."
     )
-    notes += data.describe_lost(run for _, _, found in measured for e in found.values() for run in e.lost)
+    notes += captions.describe_lost(run for _, _, found in measured for e in found.values() for run in e.lost)
     return tuple(dict.fromkeys(notes))

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.statistics import interval
-from figures import comparison, data, style
+from figures import captions, comparison, data, estimation, style
 from figures.comparison import Number
-from figures.data import Estimate, Where
+from figures.data import Where
 from figures.errors import FigureError, MissingTable
+from figures.estimation import Estimate
 from figures.paper import CNN_LENGTHS, CNN_SETTINGS, cnn_accuracy
 from figures.tabular import (
     ABSENT,
@@ -87,13 +88,14 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     measured: dict[str, dict[str, Estimate]] = {}
     for dataset in data.IMAGES:
         groups = data.by_depth(runs, dataset, [(LAYERS, method) for method in METHODS])
-        estimates = {method: e for (_, method), group in groups.items() if (e := data.estimate(group)) is not None}
+        estimates = {
+            method: e for (_, method), group in groups.items() if (e := estimation.estimate(group)) is not None
+        }
         if estimates:
             measured[dataset] = estimates
     if not measured:
-        raise MissingTable(
-            f"no CNN-{LAYERS} was measured in the paper's setting; {data.missing_cnns('optimizers', results, STUDY)}"
-        )
+        needed = captions.missing_cnns("optimizers", results, STUDY)
+        raise MissingTable(f"no CNN-{LAYERS} was measured in the paper's setting; {needed}")
     found = {
         dataset: bound(bounds, dataset, next(iter(estimates.values())).configs[0])
         for dataset, estimates in measured.items()
@@ -146,7 +148,7 @@ def bound(frame: pd.DataFrame | None, dataset: str, config: Mapping[str, Any]) -
     if len(known) > 1:
         raise FigureError(f"the table {BOUND} of {dataset} is of other data than the runs; measure it again")
     good = rows[rows["status"].eq("ok")]
-    learned_from, tables = data.in_words(rows["training_shots"].unique()), tuple(rows["table"].unique())
+    learned_from, tables = captions.in_words(rows["training_shots"].unique()), tuple(rows["table"].unique())
     if not len(good):
         nothing = float("nan")
         return Bound(nothing, nothing, nothing, "", 0, len(rows), 0, None, None, learned_from, tables)
@@ -156,7 +158,7 @@ def bound(frame: pd.DataFrame | None, dataset: str, config: Mapping[str, Any]) -
         over.mean,
         over.low,
         over.high,
-        data.interval_name(over),
+        estimation.interval_name(over),
         len(good),
         len(rows) - len(good),
         len(ended),
@@ -217,10 +219,10 @@ def _bound_cell(found: Bound | None) -> Cell:
 
 def _length_cells(estimates: Mapping[str, Estimate], found: Bound | None) -> list[Cell]:
     config = next(iter(estimates.values())).configs[0]
-    num_tasks = data.in_words(e.num_tasks for e in estimates.values() if e.seeds)
+    num_tasks = captions.in_words(e.num_tasks for e in estimates.values() if e.seeds)
     of_bound = "" if found is None or f"{found.num_tasks:,}" == num_tasks else f" (bound: {found.num_tasks:,})"
     return [
-        Cell(data.in_words(len(e.seeds) for e in estimates.values())),
+        Cell(captions.in_words(len(e.seeds) for e in estimates.values())),
         Cell(f"{num_tasks}{of_bound}"),
         Cell(f"{config['iterations']:,}"),
         Cell(f"{config['tasks_per_iteration']:,}"),
@@ -233,7 +235,7 @@ def _notes(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, 
     notes = [f"{kinds} {style.name_of('cnn', 'maml', LAYERS)} alone is under MAML."]
     notes += [_describe_bound(dataset, found) for dataset, found in bounds.items() if found is not None]
     for dataset, found in measured.items():
-        notes.append(data.describe(dataset, list(found.values())))
+        notes.append(captions.describe(dataset, list(found.values())))
         absent = [style.name_of("cnn", method, LAYERS) for method in METHODS if method not in found]
         absent = [*(["upper bound"] if bounds[dataset] is None else []), *absent]
         if absent:
@@ -242,9 +244,9 @@ def _notes(measured: Mapping[str, Mapping[str, Estimate]], bounds: Mapping[str, 
     if absent := [style.dataset_name(reference) for reference in CNN_SETTINGS if reference not in there]:
         notes.append(f"Not measured: {', '.join(absent)}.")
     for found in measured.values():
-        notes += data.describe_norm(next(iter(found.values())).configs[0])
+        notes += captions.describe_norm(next(iter(found.values())).configs[0])
     notes.append("Paper: its Table 2; it does not say what its deviations are over.")
-    notes += data.describe_lost(run for e in estimates for run in e.lost)
+    notes += captions.describe_lost(run for e in estimates for run in e.lost)
     return tuple(dict.fromkeys(notes))
 
 

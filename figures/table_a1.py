@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from figures import comparison, data, fig3, style
+from figures import captions, comparison, data, fig3, style
 from figures.comparison import Number
 from figures.data import Where
 from figures.fig3 import MODELS, Gap, Point
@@ -34,7 +34,7 @@ def table(trace: fig3.Trace) -> Trace:
     rows = {style.name_of("cnn", method, layers): _row(trace, (layers, method), points) for layers, method in MODELS}
     for gap in trace.gaps:
         rows[_gap_name(gap)] = _gap_row(trace, gap)
-    heads = (style.dataset_name(trace.dataset), data.paper_label([trace.dataset]))
+    heads = (style.dataset_name(trace.dataset), captions.paper_label([trace.dataset]))
     columns = [
         Column(group, head or heads[j], tuple(row[j] for row in rows.values()), width)
         for j, (group, head, width) in enumerate(_HEADS)
@@ -131,7 +131,10 @@ def _gap_name(gap: Gap) -> str:
 
 def _gap_row(trace: fig3.Trace, gap: Gap) -> tuple[Cell, ...]:
     published = trace.published_gap(gap.layers)
-    cells = (Cell(data.signed(gap.mean), gap.ends), Cell("" if published is None else data.signed(published, 2)))
+    cells = (
+        Cell(captions.signed(gap.mean), gap.ends),
+        Cell("" if published is None else captions.signed(published, 2)),
+    )
     seeds = Cell(str(len(gap.seeds)) if gap.seeds else "")
     return (*cells, Cell(""), Cell(""), seeds, Cell(f"{gap.num_tasks:,}"), Cell(""))
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from figures import style
 from figures.comparison import Number
-from figures.data import Estimate
+from figures.estimation import Estimate
 from figures.paper import Published
 
 LOST = "table lost"

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 
 from analysis.statistics import Interval, interval, task_interval
 from analysis.store import read_table
-from figures import data, style
+from figures import data, estimation, style
 from figures.data import Where
 from figures.errors import MissingTable
 
@@ -168,13 +168,13 @@ def _marks(frame: pd.DataFrame) -> list[tuple[Mark, str]]:
     found = []
     for _, rows in frame.groupby([*QUANTITIES, "varied"], sort=False):
         one = rows.iloc[0]
-        lost = data.lost_runs(rows, ["task"])
+        lost = estimation.lost_runs(rows, ["task"])
         kept = rows[~rows["run"].isin([run for run, _ in lost])]
         over = task_interval(kept) if len(kept) else None
         mark = Mark(
             at={name: float(one[name]) for name in QUANTITIES},
             over=over,
-            lost=data.lost_text(lost, kept["run"].nunique()),
+            lost=estimation.lost_text(lost, kept["run"].nunique()),
             is_paper=one["varied"] in ("none", "iterations"),
         )
         found.append((mark, str(one["varied"])))
@@ -200,7 +200,7 @@ def _curve(good: pd.DataFrame) -> tuple[tuple[float, float], ...]:
 
 def _caption(fresh: pd.DataFrame, marks: dict[str, list[tuple[Mark, str]]], length: int) -> tuple[str, ...]:
     intervals = [m.over for found in marks.values() for m, _ in found if m.over is not None]
-    kinds = sorted({name for over in intervals if (name := data.interval_name(over))})
+    kinds = sorted({name for over in intervals if (name := estimation.interval_name(over))})
     good = fresh[fresh["status"].eq("ok")]
     halves = [_half_length(rows["accuracy"]) for _, rows in good.groupby("run")]
     wide = max((half for half in halves if np.isfinite(half)), default=None)  # a single task has no interval

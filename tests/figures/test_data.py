@@ -10,7 +10,7 @@ import pytest
 from analysis.store import read_table, write_table
 from core.models.conv import CNN
 from core.tasks.synthetic import SyntheticTasks
-from figures import data
+from figures import captions, data, estimation
 from figures.data import Where
 from figures.errors import FigureError, MissingTable, StudyError
 from figures.fig1 import NEEDED
@@ -25,7 +25,7 @@ def groups(results, dataset, *where):
 def test_an_estimate_is_the_mean_of_the_runs_at_the_last_step_in_percent(results):
     results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4, 0.6, 0.4])
     results.measured("glyphs", "lr", "maml", 7, [0.6, 0.4, 0.8, 0.6])
-    found = data.estimate(groups(results, "glyphs")["lr", "maml"], "")
+    found = estimation.estimate(groups(results, "glyphs")["lr", "maml"], "")
     assert found.seeds == ((0, pytest.approx(40)), (7, pytest.approx(60)))
     assert found.mean == pytest.approx(50)
     assert found.std == pytest.approx(math.sqrt(200))  # (10^2 + 10^2) / (2 - 1)
@@ -40,7 +40,7 @@ def test_methods_may_have_unequal_numbers_of_seeds(results):
     for seed in range(3):
         results.measured("glyphs", "lr", "maml", seed, [0.1 * seed, 0.1 * seed + 0.2])
     results.measured("glyphs", "lr", "kfc", 5, [0.5, 0.75])
-    found = {pair: data.estimate(group, "") for pair, group in groups(results, "glyphs").items()}
+    found = {pair: estimation.estimate(group, "") for pair, group in groups(results, "glyphs").items()}
     assert list(found) == [("lr", "maml"), ("lr", "kfc")]  # the table's order, not the files'
     assert found["lr", "maml"].mean == pytest.approx(20)
     assert found["lr", "kfc"].mean == pytest.approx(62.5)
@@ -50,16 +50,16 @@ def test_methods_may_have_unequal_numbers_of_seeds(results):
 def test_own_and_fresh_points_are_kept_apart(results):
     results.measured("synthetic", "lr", "klin", 0, {"same": [0.9, 0.92], "fresh": [0.8, 0.84]})
     group = groups(results, "synthetic")["lr", "klin"]
-    assert data.estimate(group, "same").mean == pytest.approx(91)
-    assert data.estimate(group, "fresh").mean == pytest.approx(82)
-    assert data.estimate(group, "") is None
+    assert estimation.estimate(group, "same").mean == pytest.approx(91)
+    assert estimation.estimate(group, "fresh").mean == pytest.approx(82)
+    assert estimation.estimate(group, "") is None
 
 
 def test_a_diverged_run_is_counted_and_named_and_not_averaged(results):
     results.measured("glyphs", "lr", "kfc", 0, [0.7, 0.9])
     lost = results.measured("glyphs", "lr", "kfc", 1, [0.2, 0.2], status="diverged")
     partly = results.measured("glyphs", "lr", "kfc", 2, [0.2, 0.2, 0.2], lost_tasks=[1])
-    found = data.estimate(groups(results, "glyphs")["lr", "kfc"], "")
+    found = estimation.estimate(groups(results, "glyphs")["lr", "kfc"], "")
     assert found.mean == pytest.approx(80)
     assert found.seeds == ((0, pytest.approx(80)),)
     assert found.lost == ((lost, "diverged"), (partly, "diverged on 1 of 3 tasks"))
@@ -69,7 +69,7 @@ def test_a_diverged_run_is_counted_and_named_and_not_averaged(results):
 def test_if_all_runs_diverged_there_is_no_mean(results):
     results.measured("glyphs", "lr", "kfc", 0, [0.2], status="diverged")
     results.measured("glyphs", "lr", "kfc", 1, [0.2], status="failed: no memory")
-    found = data.estimate(groups(results, "glyphs")["lr", "kfc"], "")
+    found = estimation.estimate(groups(results, "glyphs")["lr", "kfc"], "")
     assert math.isnan(found.mean)
     assert found.seeds == ()
     assert found.lost_text == "1 of 2 diverged, 1 of 2 failed"
@@ -79,7 +79,7 @@ def test_runs_that_met_other_tasks_are_refused(results):
     results.measured("glyphs", "lr", "maml", 0, [0.2, 0.3])
     results.measured("glyphs", "lr", "maml", 1, [0.2, 0.3, 0.4])
     with pytest.raises(StudyError, match="did not meet the same tasks"):
-        data.estimate(groups(results, "glyphs")["lr", "maml"], "")
+        estimation.estimate(groups(results, "glyphs")["lr", "maml"], "")
 
 
 def test_runs_of_two_lengths_are_never_pooled(results):
@@ -90,7 +90,7 @@ def test_runs_of_two_lengths_are_never_pooled(results):
     for told in (short, long, "--where glyphs:iterations=VALUE"):
         assert told in str(error.value)
     chosen = groups(results, "glyphs", Where.parse("glyphs:iterations=60000"))
-    assert data.estimate(chosen["lr", "maml"], "").mean == pytest.approx(70)
+    assert estimation.estimate(chosen["lr", "maml"], "").mean == pytest.approx(70)
 
 
 def test_maml_of_which_a_part_adapts_is_never_pooled_with_maml(results):
@@ -121,10 +121,10 @@ def test_a_setting_left_to_the_data_set_equals_the_data_sets_own(results):
 def test_a_legend_names_the_levels_there_are(results):
     results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4])
     (group,) = groups(results, "glyphs").values()
-    found = data.estimate(group, "")
-    assert data.interval_label([found]) == "95 % interval over tasks"
-    assert data.interval_label([found, replace(found, level=0.9)]) == "90 % or 95 % interval over tasks"
-    assert data.interval_label([replace(found, interval="")]) == ""
+    found = estimation.estimate(group, "")
+    assert estimation.interval_label([found]) == "95 % interval over tasks"
+    assert estimation.interval_label([found, replace(found, level=0.9)]) == "90 % or 95 % interval over tasks"
+    assert estimation.interval_label([replace(found, interval="")]) == ""
 
 
 def test_runs_of_other_experiments_are_left_out(results):
@@ -133,7 +133,7 @@ def test_runs_of_other_experiments_are_left_out(results):
     results.measured("glyphs", "cnn", "maml", 0, [0.9, 0.9])
     found = groups(results, "glyphs")
     assert list(found) == [("lr", "maml")]
-    assert data.estimate(found["lr", "maml"], "").mean == pytest.approx(30)
+    assert estimation.estimate(found["lr", "maml"], "").mean == pytest.approx(30)
 
 
 @pytest.mark.parametrize(
@@ -193,19 +193,19 @@ def test_ceilings_by_points_and_kind(results):
     # A longer table of the same tasks: its first two are no new evidence.
     results.ceilings({("mean classifier", "same"): [0.9, 0.94, 0.98]}, id="longer")
     results.ceilings({("mean classifier", "same"): [0.6, 0.6]}, points=5, id="a first one")
-    found = data.ceiling_estimates(data.read_ceilings(results.folder), points=1000, evaluated_on="same")
+    found = estimation.ceiling_estimates(estimation.read_ceilings(results.folder), points=1000, evaluated_on="same")
     assert [(c.name, c.num_tasks) for c in found] == [("mean classifier", 3), ("bayes", 2)]
     np.testing.assert_allclose([c.mean for c in found], [94, 100])
     assert found[1].interval == ""  # no length, no interval
-    assert data.ceiling_estimates(None, points=1000, evaluated_on="same") == ()
+    assert estimation.ceiling_estimates(None, points=1000, evaluated_on="same") == ()
 
 
 def test_a_caption_states_lengths_against_the_papers(results):
     results.measured("omniglot_small", "lr", "maml", 0, [0.2, 0.3])
     results.measured("omniglot_small", "linnet", "maml", 0, [0.2, 0.3], iterations=60_000, tasks_per_iteration=4)
     results.measured("omniglot_small", "linnet", "maml", 1, [0.2, 0.3], iterations=60_000, tasks_per_iteration=4)
-    estimates = [data.estimate(group, "") for group in groups(results, "omniglot_small").values()]
-    assert data.describe("omniglot_small", estimates) == (
+    estimates = [estimation.estimate(group, "") for group in groups(results, "omniglot_small").values()]
+    assert captions.describe("omniglot_small", estimates) == (
         "Omniglot, small archives: 5-way 1-shot, 2 adaptation steps; LR 600, LinNet 60,000 iterations (paper: 60,000); "
         "LR 32, LinNet 4 tasks an iteration (paper: 32); LR 1, LinNet 2 seeds; 2 test tasks (paper: 600)."
     )
@@ -214,7 +214,7 @@ def test_a_caption_states_lengths_against_the_papers(results):
 def test_the_full_length_is_said_to_be_the_papers(results):
     results.measured("synthetic", "lr", "maml", 0, [0.5, 0.6])
     (group,) = groups(results, "synthetic").values()
-    assert data.describe("synthetic", [data.estimate(group, "same")], "same") == (
+    assert captions.describe("synthetic", [estimation.estimate(group, "same")], "same") == (
         "Synthetic: 2 classes, 1,000 points a task, measured on the points adapted to; 1 adaptation step; 30,000 "
         "iterations (as in the paper); 1 seed; 2 test tasks."
     )
@@ -239,7 +239,7 @@ def test_settings_left_to_the_network_are_those_of_the_network():
     ],
 )
 def test_the_papers_values_say_which_data_they_are_of(datasets, label):
-    assert data.paper_label(datasets) == label
+    assert captions.paper_label(datasets) == label
 
 
 def rewrite(results, study, run, **changes):
@@ -268,10 +268,10 @@ def test_versions_of_the_code_may_differ_and_are_named(results):
     versions = ["a" * 40, "b" * 40 + "-dirty", "a" * 40]
     for run, version in zip(runs, versions, strict=True):
         rewrite(results, "post_adaptation", run, code_version=version)
-    found = data.estimate(groups(results, "glyphs")["lr", "maml"])
+    found = estimation.estimate(groups(results, "glyphs")["lr", "maml"])
     told = "Tables of 2 versions of the code: aaaaaaaaa (2), bbbbbbbbb-dirty (1)."
-    assert data.describe("glyphs", [found]).endswith(told)
-    assert data.describe_versions([{"code_version": "a"}, {"code_version": "a"}, {}]) == []
+    assert captions.describe("glyphs", [found]).endswith(told)
+    assert captions.describe_versions([{"code_version": "a"}, {"code_version": "a"}, {}]) == []
 
 
 def test_one_run_in_two_tables_does_not_count_twice(results):
@@ -283,7 +283,7 @@ def test_one_run_in_two_tables_does_not_count_twice(results):
 
 
 def test_a_model_that_was_not_measured_is_named():
-    assert data.describe_missing("glyphs", data.LINEAR, data.LINEAR) == []
-    assert data.describe_missing("glyphs", data.LINEAR, data.LINEAR[:2]) == [
+    assert captions.describe_missing("glyphs", data.LINEAR, data.LINEAR) == []
+    assert captions.describe_missing("glyphs", data.LINEAR, data.LINEAR[:2]) == [
         "Not measured on Glyphs: LR w/ KLin, LR w/ KFC."
     ]

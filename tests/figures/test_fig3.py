@@ -6,7 +6,7 @@ import pytest
 
 from analysis.statistics import paired_task_interval
 from analysis.store import read_study
-from figures import data, fig3, table_a1
+from figures import captions, fig3, table_a1
 from figures.errors import FigureError, MissingTable
 
 STUDY = "depth_sweep"
@@ -135,7 +135,7 @@ def test_a_gap_of_some_seeds_says_which(results):
 
 
 def test_a_negative_gap_has_a_minus_sign():
-    assert [data.signed(value) for value in (-1.26, 0.31)] == ["−1.3", "+0.3"]
+    assert [captions.signed(value) for value in (-1.26, 0.31)] == ["−1.3", "+0.3"]
 
 
 def test_missing_depths_are_named_and_their_paper_values_drawn(results):

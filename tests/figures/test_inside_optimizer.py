@@ -8,7 +8,7 @@ import pytest
 
 from analysis.store import provenance, write_table
 from figures import inside_optimizer as figure
-from figures.data import signed
+from figures.captions import signed
 from figures.errors import FigureError, MissingTable
 
 TENSORS = {"C1": ("C1.conv.weight", "C1.conv.bias"), "C2": ("C2.conv.bias", "C2.conv.weight"), "FC": ("FC.scales",)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from figures import data, fig3, table_a1, tabular
+from figures import captions, fig3, table_a1, tabular
 
 STUDY = "depth_sweep"
 
@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_figure_and_of_the_picture(results):
         assert ends in shown
         assert f"| {mean} {ends} |" in text
     (gap,) = figure.gaps
-    assert data.signed(gap.mean) in shown
+    assert captions.signed(gap.mean) in shown
     assert f"| CNN-1 w/ KFC − CNN-2 | {gap.text} | +5.51 |" in text
     assert [column.head for column in trace.columns][:2] == ["Omniglot", "paper"]
     assert "paired by task" in trace.notes[1]
