@@ -10,7 +10,7 @@ from typing import Any
 _HOME = {
     "Interval": "analysis.statistics",
     "Intervention": "analysis.interventions",
-    "SCHEMAS": "analysis.store",
+    "SCHEMAS": "analysis.schemas",
     "STUDIES": "analysis.registry",
     "Spread": "analysis.statistics",
     "StudyError": "analysis.errors",

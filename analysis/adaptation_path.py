@@ -30,8 +30,8 @@ def adaptation_path(
         progress: whether to show a progress bar.
 
     Returns:
-        The table `adaptation_path` of `analysis.store.SCHEMAS`: one row a task, step, probe and layer. A probe that has
-        nothing to say at a step, or of a layer, has no row there; a task that diverged has NaN.
+        The table `adaptation_path` of `analysis.schemas.SCHEMAS`: one row a task, step, probe and layer. A probe that
+        has nothing to say at a step, or of a layer, has no row there; a task that diverged has NaN.
 
     Raises:
         StudyError: for more test tasks than there are, or a probe that does not tell layers apart.

@@ -125,7 +125,7 @@ def ceilings(source: TaskSource, *, num_tasks: int = 100) -> pd.DataFrame:
         num_tasks: test tasks.
 
     Returns:
-        The table `ceilings` of `analysis.store.SCHEMAS`: one row a classifier, kind of points and task.
+        The table `ceilings` of `analysis.schemas.SCHEMAS`: one row a classifier, kind of points and task.
 
     Raises:
         StudyError: if the tasks are no half-space tasks, or the query points are the support points.

@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 from analysis.errors import StudyError
-from analysis.store import INSIDE_QUANTITIES, QUANTITIES, SCHEMAS
+from analysis.schemas import INSIDE_QUANTITIES, QUANTITIES, SCHEMAS
 
 BEGIN = "<!-- columns: begin (made by `python -m analysis.columns`) -->"
 END = "<!-- columns: end -->"
 
 
 def columns_markdown() -> str:
-    """A heading and a table for each study, from `analysis.store.SCHEMAS`."""
+    """A heading and a table for each study, from `analysis.schemas.SCHEMAS`."""
     parts = []
     for study, schema in SCHEMAS.items():
         rows = [f"| `{name}` | {c.dtype} | {c.unit} | {c.meaning} |" for name, c in schema.items()]

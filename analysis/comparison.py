@@ -19,8 +19,8 @@ def comparison(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.DataFrame
         seed: seed of the test tasks.
 
     Returns:
-        The table `depth_sweep`, or `optimizer_comparison`, of `analysis.store.SCHEMAS`. Where a loss is not finite, and
-        everywhere for a run that diverged, the status is "diverged" and loss and accuracy are NaN.
+        The table `depth_sweep`, or `optimizer_comparison`, of `analysis.schemas.SCHEMAS`. Where a loss is not finite,
+        and everywhere for a run that diverged, the status is "diverged" and loss and accuracy are NaN.
 
     Raises:
         StudyError: for more test tasks than there are.

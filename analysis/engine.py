@@ -11,8 +11,8 @@ from torch import Tensor
 
 from analysis.errors import StudyError
 from analysis.interventions import Change, Function, Intervention, relabelled
+from analysis.schemas import SCHEMAS
 from analysis.snapshots import Probe, Snapshot, carry_out
-from analysis.store import SCHEMAS
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
 from core.adaptation import one_replica
@@ -57,7 +57,7 @@ def intervene(
     Returns:
         A table with one row per intervention, draw, task, step and split: the columns of the run, `intervention`,
         `draw` (0 where nothing is random), `task_seed`, `task`, `step`, `split`, `loss` and `accuracy`, as in
-        `analysis.store.SCHEMAS["layer_roles"]`; and for each probe a column of its name, or several,
+        `analysis.schemas.SCHEMAS["layer_roles"]`; and for each probe a column of its name, or several,
         `<probe> <key>`, if it returns numbers by key. Where a loss is not finite or exploded (see `core.evaluate`), and
         everywhere for a run that diverged, the status is "diverged", and loss, accuracy and what was probed are NaN.
 

@@ -35,7 +35,7 @@ def fc_noise(
         progress: whether to show a progress bar.
 
     Returns:
-        The table `fc_noise` of `analysis.store.SCHEMAS`.
+        The table `fc_noise` of `analysis.schemas.SCHEMAS`.
 
     Raises:
         StudyError: for a model of one layer, a negative strength, one that is given twice, strengths without 0, which

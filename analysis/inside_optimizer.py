@@ -88,7 +88,7 @@ def inside_optimizer(run: Run, *, num_tasks: int = 100, seed: int = 0, progress:
         progress: whether to show a progress bar.
 
     Returns:
-        The table `inside_optimizer` of `analysis.store.SCHEMAS`, one row a number. Where a cosine or a ratio does not
+        The table `inside_optimizer` of `analysis.schemas.SCHEMAS`, one row a number. Where a cosine or a ratio does not
         exist, as the gradient or the update is zero, the status says so and the value is NaN; for a task that diverged
         (in `comparison` under this adaptation, in `alignment` as trained), and a run that did, it is "diverged".
 

@@ -26,7 +26,7 @@ def label_permutation(
         progress: whether to show a progress bar.
 
     Returns:
-        The table `label_permutation` of `analysis.store.SCHEMAS`; `intervention` is none or labels permuted.
+        The table `label_permutation` of `analysis.schemas.SCHEMAS`; `intervention` is none or labels permuted.
 
     Raises:
         StudyError: if labels are not numbers of classes, or more test tasks than there are.

@@ -18,7 +18,7 @@ def layer_roles(run: Run, *, num_tasks: int = 100, seed: int = 0, progress: bool
         progress: whether to show a progress bar.
 
     Returns:
-        The table `layer_roles` of `analysis.store.SCHEMAS`.
+        The table `layer_roles` of `analysis.schemas.SCHEMAS`.
 
     Raises:
         StudyError: for more test tasks than there are.

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from analysis.errors import StudyError
-from analysis.store import QUANTITIES
+from analysis.schemas import QUANTITIES
 from analysis.tasks import draw_test_tasks, run_columns, to_float64
 from core import Episodes, Run, adapt
 from core.losses import task_losses
@@ -187,7 +187,7 @@ def linear_collapse(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
         seed: seed of the test tasks, see `post_adaptation`.
 
     Returns:
-        The table `linear_collapse` of `analysis.store.SCHEMAS`; `QUANTITIES` there says what is measured. For KLin,
+        The table `linear_collapse` of `analysis.schemas.SCHEMAS`; `QUANTITIES` there says what is measured. For KLin,
         only its spectrum and learning rate. A run that diverged has one row, with no value. If a logit differs by more
         than the tolerance, the rows of that task have a status that says so.
 

@@ -30,7 +30,7 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
         positions: the numbers p; 0 is before and 1 after adaptation.
 
     Returns:
-        The table `loss_line` of `analysis.store.SCHEMAS`: one row a task, position and split. A task of which a loss
+        The table `loss_line` of `analysis.schemas.SCHEMAS`: one row a task, position and split. A task of which a loss
         from 0 to 1 is no measurement is "diverged" everywhere, and beyond that each position by itself.
 
     Raises:

@@ -18,7 +18,7 @@ def post_adaptation(run: Run, *, num_tasks: int = 100, seed: int = 0) -> pd.Data
             tasks, and their differences are paired.
 
     Returns:
-        The table `post_adaptation` of `analysis.store.SCHEMAS`: one row a task, step and split. Synthetic tasks are
+        The table `post_adaptation` of `analysis.schemas.SCHEMAS`: one row a task, step and split. Synthetic tasks are
         measured twice, with the task's own points as query points (`points_seen` "same", as the paper's equation 1
         has it) and with fresh ones. Where a loss is not finite, and everywhere for a run that diverged, the status is
         "diverged" and loss and accuracy are NaN.

@@ -1,6 +1,6 @@
 """The studies by name, and how one is carried out for one run: measured, and stored with its provenance.
 
-To add a study: a module with a function from a run to a table, the table's columns in `analysis.store.SCHEMAS`, and a
+To add a study: a module with a function from a run to a table, the table's columns in `analysis.schemas.SCHEMAS`, and a
 line in `STUDIES`; one that trains runs of its own has its line in `STANDALONE`.
 """
 

@@ -51,7 +51,7 @@ def similarity(
         progress: whether to show a progress bar.
 
     Returns:
-        The table `similarity` of `analysis.store.SCHEMAS`. Where there are too few examples for a measure the status
+        The table `similarity` of `analysis.schemas.SCHEMAS`. Where there are too few examples for a measure the status
         says so, and the value is NaN; for a task that diverged, and a run that did, the status is "diverged".
 
     Raises:

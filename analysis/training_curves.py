@@ -15,7 +15,7 @@ def training_curves(run: Run) -> pd.DataFrame:
     """The curve that was saved with the run, as a table of this study; nothing is measured again.
 
     Returns:
-        The table `training_curves` of `analysis.store.SCHEMAS`. The status is the run's: points of a diverged run
+        The table `training_curves` of `analysis.schemas.SCHEMAS`. The status is the run's: points of a diverged run
         from before it diverged keep their values. A run that diverged before its first point has one row of NaN. A
         point of a run that is ok, of whose tasks some diverged, is "diverged" by itself: its means measure nothing.
 

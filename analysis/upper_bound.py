@@ -61,7 +61,7 @@ def upper_bound(
         progress: whether to show a progress bar.
 
     Returns:
-        The table `upper_bound` of `analysis.store.SCHEMAS`, one row a task.
+        The table `upper_bound` of `analysis.schemas.SCHEMAS`, one row a task.
 
     Raises:
         StudyError: for a module of the user's own, fewer than one step, more test tasks than there are, an unknown

@@ -202,8 +202,8 @@ def when_shallow_fails(
         progress: whether to show progress bars of the training.
 
     Returns:
-        The table `when_shallow_fails` of `analysis.store.SCHEMAS`: one row a cell, seed, test task and kind of points.
-        Of a run that diverged, and of a task that did, the status is "diverged" and every measurement is NaN.
+        The table `when_shallow_fails` of `analysis.schemas.SCHEMAS`: one row a cell, seed, test task and kind of
+        points. Of a run that diverged, and of a task that did, the status is "diverged" and every measurement is NaN.
 
     Raises:
         StudyError: for fewer than one test task.

@@ -13,7 +13,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from analysis.store import SCHEMAS, read_study
+from analysis.schemas import SCHEMAS
+from analysis.store import read_study
 from figures import comparison, style, tabular
 from figures.comparison import Number
 from figures.data import Where
@@ -150,7 +151,7 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
 
 
 def read_sources(results: str | Path) -> tuple[Source, ...]:
-    """Every stored table of every study, in the order of `analysis.store.SCHEMAS` and of their names.
+    """Every stored table of every study, in the order of `analysis.schemas.SCHEMAS` and of their names.
 
     Raises:
         StudyError: for a damaged table.

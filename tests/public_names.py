@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from analysis.store import SCHEMAS
+from analysis.schemas import SCHEMAS
 
 PACKAGES = ("core", "analysis", "figures", "chain")
 # Shown in the README, though in no package's __all__.

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from analysis import StudyError, read_study, read_table
-from analysis.store import METADATA_KEY, SCHEMA_VERSION, SCHEMAS
+from analysis.schemas import SCHEMAS
+from analysis.store import METADATA_KEY, SCHEMA_VERSION
 from core import list_runs, load_run, meta_train
 from core.errors import UserError
 from core.runs import FORMAT, load_tensors, read_config, save_tensors

@@ -8,7 +8,8 @@ from torch.nn.functional import normalize
 
 from analysis.ceilings import accuracy, bayes_classifier, ceilings, mean_classifier
 from analysis.errors import StudyError
-from analysis.store import SCHEMAS, provenance, read_table, write_table
+from analysis.schemas import SCHEMAS
+from analysis.store import provenance, read_table, write_table
 from core import make_tasks
 
 # Expectation propagation is an approximation, worst in few dimensions; the sampled means are known to about 0.01.

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.columns import BEGIN, END, columns_markdown, with_columns
 from analysis.errors import StudyError
-from analysis.store import INSIDE_QUANTITIES, QUANTITIES, SCHEMAS
+from analysis.schemas import INSIDE_QUANTITIES, QUANTITIES, SCHEMAS
 
 README = Path(__file__).parents[2] / "results" / "README.md"
 

@@ -12,7 +12,8 @@ import core
 from analysis import inside_optimizer as module
 from analysis.errors import StudyError
 from analysis.inside_optimizer import inside_optimizer
-from analysis.store import INSIDE_QUANTITIES, _to_arrow
+from analysis.schemas import INSIDE_QUANTITIES
+from analysis.store import _to_arrow
 from analysis.tasks import draw_test_tasks
 from core import TrainConfig, make_optimizer, meta_train
 from core.losses import task_accuracies

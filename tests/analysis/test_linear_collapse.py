@@ -20,7 +20,8 @@ from analysis.linear_collapse import (
     update_matrix,
     update_spectrum,
 )
-from analysis.store import QUANTITIES, SCHEMAS, provenance, read_table, write_table
+from analysis.schemas import QUANTITIES, SCHEMAS
+from analysis.store import provenance, read_table, write_table
 from core import Episodes, adapt, make_optimizer, meta_train
 from core.models.linear import LR, LinNet
 

@@ -7,7 +7,8 @@ import torch
 
 from analysis.errors import StudyError
 from analysis.post_adaptation import post_adaptation
-from analysis.store import SCHEMAS, provenance, read_table, write_table
+from analysis.schemas import SCHEMAS
+from analysis.store import provenance, read_table, write_table
 from analysis.tasks import draw_test_tasks
 from core import Run, meta_train
 from core.tasks import ImageTasks

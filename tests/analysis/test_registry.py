@@ -16,7 +16,8 @@ from analysis.registry import (
     table_of,
     up_to_date,
 )
-from analysis.store import SCHEMAS, read_table
+from analysis.schemas import SCHEMAS
+from analysis.store import read_table
 from analysis.when_shallow_fails import QUICK
 from core import list_runs, load_run
 

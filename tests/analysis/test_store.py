@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.errors import StudyError
+from analysis.schemas import SCHEMAS, Column
 from analysis.store import (
     PROVENANCE_KEYS,
     SCHEMA_VERSION,
-    SCHEMAS,
-    Column,
     is_done,
     provenance,
     read_provenance,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.store import SCHEMAS, provenance, read_provenance, read_table, write_table
+from analysis.schemas import SCHEMAS
+from analysis.store import provenance, read_provenance, read_table, write_table
 
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 VALUES = {

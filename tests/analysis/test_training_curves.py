@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from analysis.errors import StudyError
-from analysis.store import SCHEMAS, provenance, read_table, write_table
+from analysis.schemas import SCHEMAS
+from analysis.store import provenance, read_table, write_table
 from analysis.training_curves import training_curves
 from core import meta_train
 

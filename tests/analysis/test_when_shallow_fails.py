@@ -7,7 +7,7 @@ import torch
 
 from analysis.ceilings import ceilings
 from analysis.errors import StudyError
-from analysis.store import SCHEMAS
+from analysis.schemas import SCHEMAS
 from analysis.when_shallow_fails import (
     DEFAULT,
     QUANTITIES,

@@ -28,7 +28,7 @@ def configs(experiment_name: str, seeds: int) -> list[TrainConfig]:
 
 
 def measure(run_configs: list[TrainConfig], num_tasks: int) -> tuple[pd.DataFrame, str]:
-    """The rows of `analysis.store.SCHEMAS["half_precision"]`, and the data set's fingerprint.
+    """The rows of `analysis.schemas.SCHEMAS["half_precision"]`, and the data set's fingerprint.
 
     The two precisions train one after the other, on tasks of one data set.
     """

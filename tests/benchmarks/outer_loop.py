@@ -51,7 +51,7 @@ TRAININGS: dict[str, list[TrainConfig]] = {
 
 
 def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, compile: bool = False) -> pd.DataFrame:
-    """The rows of `analysis.store.SCHEMAS["outer_loop"]` of one training.
+    """The rows of `analysis.schemas.SCHEMAS["outer_loop"]` of one training.
 
     Args:
         name: of the workload.

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from analysis.store import SCHEMAS
+from analysis.schemas import SCHEMAS
 from tests import naive
 from tests.benchmarks.engines import ENGINES, Engine, Job
 from tests.benchmarks.measuring import Machine, gflop, paired, step_memory, this_machine, timed
@@ -69,7 +69,7 @@ def job(engine: Engine, workload: Workload, dtype: torch.dtype = torch.float32, 
 def measure(
     workload: Workload, engines: Sequence[str], options: Options, axis: str = "", value: int = 0
 ) -> pd.DataFrame:
-    """The workload's rows, one for each engine there is, as `analysis.store.SCHEMAS["benchmark"]` describes them.
+    """The workload's rows, one for each engine there is, as `analysis.schemas.SCHEMAS["benchmark"]` describes them.
 
     Args:
         workload: what is measured.

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.store import SCHEMAS, provenance, read_study, write_table
+from analysis.schemas import SCHEMAS
+from analysis.store import provenance, read_study, write_table
 from core import TrainConfig
 from tests.benchmarks import outer_loop, suite
 from tests.benchmarks.__main__ import main, summary

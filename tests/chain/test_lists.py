@@ -5,7 +5,7 @@ import pytest
 import analysis.store
 import figures.registry
 from analysis.registry import STUDIES
-from analysis.store import SCHEMAS
+from analysis.schemas import SCHEMAS
 from chain.lists import BEYOND, CHARACTER_DATASETS, CHARACTERS, FIGURES, PRESETS, TABLES
 from core.experiments import EXPERIMENTS, IMAGE_DATASETS, experiment
 

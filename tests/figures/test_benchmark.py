@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.store import SCHEMAS, provenance, write_table
+from analysis.schemas import SCHEMAS
+from analysis.store import provenance, write_table
 from figures import benchmark
 from figures.errors import MissingTable
 from figures.style import LOOKS

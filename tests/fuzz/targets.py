@@ -25,7 +25,8 @@ import torch
 import analysis.files
 import core.files
 from analysis.errors import StudyError
-from analysis.store import METADATA_KEY, SCHEMAS, read_provenance, read_table
+from analysis.schemas import SCHEMAS
+from analysis.store import METADATA_KEY, read_provenance, read_table
 from chain.drawing import is_drawn, record_path
 from chain.plan import _digests
 from core import TrainConfig, load_run, load_weights, states
