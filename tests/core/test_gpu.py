@@ -6,6 +6,7 @@ from torch import nn
 
 from core import TrainConfig, adapt, evaluate, make_tasks, meta_gradient, meta_train
 from core.adaptation import one_replica, replica_meta_gradient
+from core.group import Group
 from core.inner_loop import InnerLoop
 from core.models import make_model
 from core.optimizers import make_optimizer
@@ -82,6 +83,26 @@ def test_a_meta_gradient_does_not_wait_for_the_gpu():
         replica_meta_gradient(module, rule, one_replica(theta), one_replica(xi), there, loop)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_iteration_does_not_wait_for_the_gpu():
+    """Nor do those after it, until the losses are looked at."""
+    config = TrainConfig(
+        dataset="glyphs", ways=5, shots=1, model="cnn", depth=2, filters=8, method="maml", steps=2, adapt_lr=0.1,
+        first_order=False, meta_optimizer="adam", meta_lr=0.001, iterations=20, tasks_per_iteration=4, eval_tasks=50,
+    )  # fmt: skip
+    source = make_tasks("glyphs", ways=5, shots=1, seed=0, device="cuda")
+    group = Group([config], [source], None, torch.device("cuda"))
+    batches = [source.sample("train", 4, iteration) for iteration in range(5)]
+    group.step(batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches[1:]:
+            group.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    group.look()
+    assert group.loss.isfinite().all()
 
 
 @pytest.mark.parametrize("options", [{}, {"compile": True}, {"tasks_per_chunk": "auto"}], ids=str)
