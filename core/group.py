@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -122,14 +123,16 @@ class Group:
         self.optimizer = OuterOptimizer(config.meta_optimizer, config.meta_lr)
         self.iteration = 0
         self.curves: list[list[tuple[int, str, float, float, int]]] = [[] for _ in configs]
-        self.seconds = 0.0  # in `step`, by the clock
+        self.seconds = 0.0  # in `step` and `look`, by the clock
         self.code_version = code_version("core")
         self.finished: list[Run] = []
         self.given_up: list[TrainConfig] = []  # for which the memory did not suffice
         self.loss = torch.full((len(configs),), torch.nan)  # of the last iteration looked at, one for each run
-        self._looks_every = 1 if device.type == "cpu" else LOOKS_EVERY
+        # Several processes wait for one another in every iteration as it is.
+        self._looks_every = LOOKS_EVERY if device.type == "cuda" and team.size == 1 else 1
         self._unseen: list[Tensor] = []  # losses of the iterations since the last look
-        self._stuck = torch.zeros((), device=device)  # 1 from the first loss of them on that is not finite
+        # 1 from the first loss of them on that is not finite.
+        self._stuck = torch.zeros((), dtype=torch.float32, device=device)
         self._threads: int | None = None  # of an iteration of these runs; found out in the first
 
     @property
@@ -150,9 +153,11 @@ class Group:
 
     @property
     def progress(self) -> str:
-        """Loss of the last iteration and accuracy at the end of the curve (of its last split), means over runs."""
+        """The last loss looked at and the accuracy at the end of the curve (of its last split), means over runs."""
         accuracy = sum(curve[-1][3] for curve in self.curves) / len(self.curves)
-        return f"loss {self.loss.mean().item():.3f} {self.curves[0][-1][1]} acc {accuracy:.3f}"
+        loss = self.loss.mean().item()
+        seen = "" if math.isnan(loss) else f"loss {loss:.3f} "  # on a GPU none was at first
+        return f"{seen}{self.curves[0][-1][1]} acc {accuracy:.3f}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -181,10 +186,15 @@ class Group:
         """
         if self._threads is None:
             self._threads = self._suitable_threads(episodes)
-        started = time.perf_counter()
-        with threads(self._threads):
+        with self._timed(), threads(self._threads):
             self._step(episodes)
-        self.seconds += time.perf_counter() - started
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """What is done within is training, and its time counts, once where one such block is in another."""
+        before, started = self.seconds, time.perf_counter()
+        yield
+        self.seconds = before + time.perf_counter() - started
 
     def _step(self, episodes: Episodes) -> None:
         loss, g_theta, g_xi = self.team.meta_gradient(self._meta_gradient, episodes, len(self.configs))
@@ -218,23 +228,22 @@ class Group:
         From that iteration on no step was made: the others go back to it, and make theirs. Their tasks are addressed
         by the iteration, so that they come to what they would have come to without the wait.
         """
-        if not self._unseen:
-            return
-        losses, self._unseen = torch.stack(self._unseen), []
-        self.loss = losses[-1]
-        finite = losses.isfinite().tolist()
-        good = next((i for i, each in enumerate(finite) if not all(each)), None)
-        if good is None:
-            return
-        end, back = self.iteration, len(finite) - good
-        self.iteration -= back
-        self.optimizer.steps -= back
-        self._stuck.zero_()
-        self._drop_diverged([i for i, each in enumerate(finite[good]) if each])
-        while self.configs and self.iteration < end:
-            number = self.configs[0].tasks_per_iteration
-            self._step(concatenate([source.sample("train", number, self.iteration) for source in self.sources]))
-        self.look()
+        while self._unseen:
+            losses, self._unseen = torch.stack(self._unseen), []
+            self.loss = losses[-1]
+            with self._timed():
+                finite = losses.isfinite().tolist()
+            good = next((i for i, each in enumerate(finite) if not all(each)), None)
+            if good is None:
+                return
+            end, back = self.iteration, len(finite) - good
+            self.iteration -= back
+            self.optimizer.steps -= back
+            self._stuck.zero_()
+            self._drop_diverged([i for i, each in enumerate(finite[good]) if each])
+            while self.configs and self.iteration < end:
+                number = self.configs[0].tasks_per_iteration
+                self.step(concatenate([source.sample("train", number, self.iteration) for source in self.sources]))
 
     def _suitable_threads(self, episodes: Episodes) -> int:
         """One for small networks on vectors; what images take is always worth sharing."""
@@ -469,7 +478,10 @@ def _check_num_tasks(source: TaskSource, config: TrainConfig) -> None:
     for split, size in (source.pool_sizes or {}).items():
         drawn = config.eval_tasks if split != "train" else max(config.tasks_per_iteration, config.eval_tasks)
         if drawn > size:
-            raise UserError(f"{drawn} tasks asked for, but the {split} pool of {source.name} has {size}")
+            raise UserError(
+                f"{drawn} tasks asked for, but the {split} pool of {source.name} has {size}: set eval_tasks"
+                f"{' and tasks_per_iteration' if split == 'train' else ''}"
+            )
 
 
 def _named(theta: Mapping[str, Tensor], xi: Mapping[str, Tensor]) -> dict[str, Tensor]:

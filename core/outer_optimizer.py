@@ -48,6 +48,10 @@ class OuterOptimizer:
         """
         changed = list(tensors.values())
         along = [grads[name] for name in tensors]
+        if self.kind == "adam" or unless is not None:
+            # Fused kernels pair numbers by their place in memory, whatever the strides say.
+            assert all(tensor.is_contiguous() for tensor in changed)
+            along = [grad.contiguous() for grad in along]
         if self.kind == "sgd":
             none: list[Tensor | None] = [None] * len(changed)
             sgd(
@@ -56,9 +60,6 @@ class OuterOptimizer:
                 foreach=unless is None, fused=unless is not None, found_inf=unless,
             )  # fmt: skip
         else:
-            # The kernel pairs numbers by their place in memory, whatever the strides say.
-            assert all(tensor.is_contiguous() for tensor in changed)
-            along = [grad.contiguous() for grad in along]
             for moments in self.moments.values():
                 if not moments:
                     moments.update({name: torch.zeros_like(tensor) for name, tensor in tensors.items()})

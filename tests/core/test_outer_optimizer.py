@@ -64,3 +64,20 @@ def test_replicas_that_are_left_out_change_nothing_for_the_others():
             ours = {name: tensor[kept].clone() for name, tensor in ours.items()}
             optimizer.keep(kept)
     assert all(torch.equal(ours[name], fewer[name]) for name in ours)
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMIZER_STATE))
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)], ids=["contiguous", "transposed"])
+def test_a_step_may_be_left_out(kind, order):
+    ours, expected = torch.ones(4, 4, 4), torch.ones(4, 4, 4)
+    optimizer, plain = OuterOptimizer(kind, 0.1), OuterOptimizer(kind, 0.1)
+    generator = torch.Generator().manual_seed(1)
+    for left_out in (False, True, True, False):
+        grad = torch.randn(4, 4, 4, generator=generator).permute(order)
+        if not left_out:
+            plain.step({"w": expected}, {"w": grad.contiguous()})
+        given = grad * torch.nan if left_out else grad
+        optimizer.step({"w": ours}, {"w": given}, unless=torch.tensor(float(left_out)))
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(optimizer.moments, plain.moments)
+    assert (optimizer.steps, plain.steps) == (4, 2)

@@ -82,7 +82,7 @@ def content(path: Path, rounded: bool = False) -> str:
 
 def _compared(path: Path, record: Any) -> Any:
     """A record of a trained group with whether the digests of its files are theirs: the files have dates in them."""
-    if path.parts[-3:-1] != ("chain", "trained") or "files" not in record:
+    if path.parts[-3:-1] != ("chain", "trained") or not isinstance(record.get("files"), dict):
         return record
     runs = path.parents[2] / "runs"
     files = {id: digest == digest_of(runs / id / "run.json") for id, digest in record["files"].items()}

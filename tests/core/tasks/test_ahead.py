@@ -57,3 +57,17 @@ def test_drawing_has_one_thread_and_leaves_others_theirs():
                 assert another.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_nothing_more_is_drawn_of_sources_that_are_left_out():
+    all_of_them, drawn = sources(), []
+    for seed, source in all_of_them.items():
+        draw = source.draw
+        source.draw = lambda *given, draw=draw, seed=seed: (drawn.append((seed, given[-1])), draw(*given))[-1]
+    with DrawnAhead(all_of_them, 1) as batches:
+        assert batches.take().keys() == {1, 2, 3}
+        batches.only({2})
+        for _ in range(3):
+            assert batches.take().keys() == {2}
+    assert {index for seed, index in drawn if seed != 2} <= {0, 1}
+    assert {0, 1, 2, 3} <= {index for seed, index in drawn if seed == 2}
