@@ -23,12 +23,14 @@ FIND_CHROMIUM = $(BIN)/python -c "from tests.figures.chromium import find; raise
 .PHONY: help install reproduce paper figures test test-slow test-browser test-cluster test-faults fuzz notebooks bench lint clean
 
 help:  ## say what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-18s%s\n", $$1, $$2 }'
 
 install: $(VENV)/.installed  ## make the virtual environment
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is no Python 3.11 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --editable .[dev]
 	touch $@
 

@@ -54,6 +54,8 @@ try:
         names = words_of(options.get("figures", [*lists.FIGURES, *lists.BEYOND]))
         FIGURES = {name: drawing.tables_there(RESULTS, name) for name in names}
         FIGURES = {name: tables for name, tables in FIGURES.items() if tables}
+        if not FIGURES:
+            raise StudyError(f"there is no table in {RESULTS} to draw a figure from")
         TABLES = []
         DRAW = f"{PYTHON} -m chain draw-all-there {{wildcards.figure}} --results {shlex.quote(str(RESULTS))}"
     else:

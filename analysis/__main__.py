@@ -114,7 +114,8 @@ def _load(options: argparse.Namespace) -> list[Run]:
             print(f"skipped {row.path}: {row.status}", file=sys.stderr)
         folders = [Path(path) for path in listed[listed["status"].str.startswith(("ok", "diverged"))]["path"]]
         if not folders:
-            raise StudyError(f"there is no finished run in {options.results / 'runs'}; train one with: python -m core")
+            where = options.results / "runs"
+            raise StudyError(f"there is no finished run in {where}; to train one: python -m core train --help")
         own = [folder for folder in folders if is_own(read_config(folder).model)]
         for folder in own:
             print(f"skipped {folder}: of a module of your own, which is studied in Python", file=sys.stderr)

@@ -11,7 +11,7 @@ from analysis.errors import StudyError
 from chain.settings import Settings, kind_of
 
 HELP = {
-    "results": "folder of runs, tables and figures (default results)",
+    "results": "folder of runs, tables and figures (default reproduced)",
     "preset": "quick or paper (default quick)",
     "images": "the data set of characters (default glyphs)",
     "datasets": "data sets in place of the preset's",
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("figure")
     show = commands.add_parser("draw-all-there", help="draw a figure from all tables of its studies in the results")
     show.add_argument("figure")
-    show.add_argument("--results", type=Path, default=Path("results"), help=HELP["results"])
+    show.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default results)")
     left = commands.add_parser("left", help="say what is left to do, and what it costs; do nothing")
     hints = typing.get_type_hints(Settings)
     for command in (train, study, draw, left):

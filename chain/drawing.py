@@ -120,7 +120,7 @@ def drawing_code() -> str:
     """Digest of the code that draws: of `figures`, of what it imports of `analysis`, and matplotlib's version."""
     digest = hashlib.blake2b(metadata.version("matplotlib").encode(), digest_size=8)
     own = Path(figures.__path__[0])
-    others = [Path(analysis.__path__[0]) / f"{name}.py" for name in ("files", "statistics", "store")]
+    others = [Path(analysis.__path__[0]) / f"{name}.py" for name in ("files", "schemas", "statistics", "store")]
     for path in [*sorted(own.glob("*.py")), *sorted(own.glob("*.mplstyle")), *others]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

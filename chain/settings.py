@@ -38,7 +38,7 @@ class Settings:
         StudyError: for an unknown name, or a number below 1.
     """
 
-    results: Path | str = "results"
+    results: Path | str = "reproduced"
     preset: str = "quick"
     images: str = "glyphs"
     datasets: tuple[str, ...] | None = None

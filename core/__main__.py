@@ -10,7 +10,7 @@ from types import UnionType
 from typing import Any
 
 from core.chunking import AUTO, Chunk
-from core.config import TrainConfig
+from core.config import TrainConfig, is_own
 from core.costs import duration, estimate
 from core.distributed import leave, one_voice, rank_of_environment, size_of_environment
 from core.errors import UserError
@@ -18,7 +18,7 @@ from core.experiments import EXPERIMENTS, experiment
 from core.memory import is_out_of_memory, keep_freed_memory
 from core.methods import METHODS
 from core.models import MODELS
-from core.runs import Run, is_finished, list_runs, load_run, named_run, read_config
+from core.runs import Run, is_finished, list_runs, load_run, named_run, read_config, read_summary
 from core.side_by_side import Interrupted
 from core.tasks import DATASETS, download
 from core.training import meta_train_many
@@ -299,9 +299,12 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    run = load_run(named_run(options.run, options.results))
-    print(json.dumps({"id": run.id, "status": run.status, **run.info, "config": asdict(run.config)}, indent=2))
-    print(run.curve.to_string(index=False))
+    folder = named_run(options.run, options.results)
+    config, status, info, curve = read_summary(folder)
+    if not is_own(config.model):
+        load_run(folder)  # its weights are there, and whole
+    print(json.dumps({"id": config.id, "status": status, **info, "config": asdict(config)}, indent=2))
+    print(curve.to_string(index=False))
     return 0
 
 

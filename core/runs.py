@@ -1,7 +1,7 @@
 """Saved runs: one folder for each meta-trained model, with no pickle in it.
 
 config.json           the configuration, written first
-state.safetensors     while it trains: everything needed to go on (see `core.training`)
+state.safetensors     while it trains: everything needed to go on (see `core.group`)
 weights.safetensors   theta and xi, at the end
 curve.parquet         loss and accuracy along training
 run.json              written last: the run is finished, and how
@@ -360,7 +360,10 @@ def read_config(folder: Path) -> TrainConfig:
         UserError: if the folder is no run, or was written by a version that is not understood.
     """
     if not os.path.exists(folder / "config.json"):  # unlike `Path.exists` no error for a folder that is closed to us
-        raise UserError(f"{folder} is no run: it has no config.json")
+        if os.path.lexists(folder):
+            raise UserError(f"{folder} is no run: it has no config.json")
+        where = "" if folder.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"{folder} is no run: there is no such folder{where}")
     text = _checked_format(folder / "config.json")
     if not isinstance(text.get("config"), dict):
         raise UserError(f"{folder / 'config.json'} has no configuration in it")
@@ -430,15 +433,14 @@ def load_run(
         if given is not None and not is_own(name):
             raise UserError(f"{what}= is given, but {folder} is a run with {name!r}, which is none of your own")
     if is_own(config.model) and model is None:
-        raise UserError(f"{folder} is a run of a module of your own, {config.model!r}: pass it as model=")
-    if not is_finished(folder):
-        raise UserError(f"{folder} is not finished; continue it with: python -m core resume {folder}")
-    info = _checked_format(folder / "run.json")
+        raise UserError(
+            f"{folder} is a run of a module of your own, {config.model!r}: pass it as model=, in Python (load_run)"
+        )
+    _, status, info, curve = read_summary(folder)
     tensors, metadata = load_tensors(folder / "weights.safetensors", checked_device(device))
     check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
         raise UserError(f"{folder / 'weights.safetensors'} is of run {shown(metadata.get('id'))}, not of {config.id}")
-    curve = _read_curve(folder / "curve.parquet")
     parts: dict[str, dict[str, Tensor]] = {"theta": {}, "xi": {}, "buffer": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
@@ -447,7 +449,6 @@ def load_run(
         if kind != "buffer" and not tensor.is_floating_point():
             raise UserError(f"{folder / 'weights.safetensors'} has {shown(name)} of {tensor.dtype}, which cannot adapt")
         parts[kind][rest] = tensor
-    status = _check_info(info, folder / "run.json")
     shape = TaskShape(tuple(info["example_shape"]), info["num_outputs"])
     expected = _expected_sizes(config, shape, parts, folder / "weights.safetensors", model)
     # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
@@ -478,6 +479,23 @@ def load_run(
     except UserError as error:
         raise UserError(f"{folder / 'weights.safetensors'}: {error}") from error
     return run
+
+
+def read_summary(folder: Path) -> tuple[TrainConfig, str, dict[str, Any], pd.DataFrame]:
+    """The configuration, status, `Run.info` and curve of a finished run, whose weights are not looked at.
+
+    Raises:
+        UserError: if there is no finished run there, or one of these files is damaged.
+    """
+    config = read_config(folder)
+    if not is_finished(folder):
+        how = f"with: python -m core resume {folder}"
+        if is_own(config.model) or is_own(config.dataset):
+            how = "by meta_train with the same configuration, module and tasks"
+        raise UserError(f"{folder} is not finished; continue it {how}")
+    info = _checked_format(folder / "run.json")
+    status = _check_info(info, folder / "run.json")
+    return config, status, info, _read_curve(folder / "curve.parquet")
 
 
 def _read_curve(path: Path) -> pd.DataFrame:
