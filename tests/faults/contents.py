@@ -59,7 +59,7 @@ def content(path: Path, rounded: bool = False) -> str:
         UserError, StudyError, ValueError: if it is not whole.
     """
     if path.suffix == ".json":
-        said = json.dumps(_lasting(_compared(path, read_json(path))), sort_keys=True).encode()
+        said = json.dumps(_lasting(_without_digests_of_files(path, read_json(path))), sort_keys=True).encode()
     elif path.suffix == ".safetensors":
         tensors, metadata = load_tensors(path)
         parts = [
@@ -80,13 +80,33 @@ def content(path: Path, rounded: bool = False) -> str:
     return hashlib.blake2b(said, digest_size=12).hexdigest()
 
 
-def _compared(path: Path, record: Any) -> Any:
-    """A record of a trained group with whether the digests of its files are theirs: the files have dates in them."""
-    if path.parts[-3:-1] != ("chain", "trained") or not isinstance(record.get("files"), dict):
-        return record
-    runs = path.parents[2] / "runs"
-    files = {id: digest == digest_of(runs / id / "run.json") for id, digest in record["files"].items()}
-    return {**record, "files": files}
+def stale_records(root: Path) -> list[str]:
+    """The records of the chain with another digest than that of the file there.
+
+    Raises:
+        UserError: for a record that is not whole.
+    """
+    told = {}
+    for path in sorted((root / "chain" / "trained").glob("*.json")):
+        told[path] = {root / "runs" / id / "run.json": digest for id, digest in read_json(path)["files"].items()}
+    for path in sorted((root / "chain" / "drawn").glob("*.json")):
+        record = read_json(path)
+        tables = [root / f"{table}.parquet" for table in record["tables"]]
+        told[path] = dict(zip(tables, record["digests"], strict=True))
+    return [
+        str(path.relative_to(root))
+        for path, files in told.items()
+        if any(digest_of(file) != digest for file, digest in files.items())
+    ]
+
+
+def _without_digests_of_files(path: Path, record: Any) -> Any:
+    """A record of the chain, less the digests of files that have dates in them: see `stale_records`."""
+    if path.parts[-3:-1] == ("chain", "trained") and isinstance(record.get("files"), dict):
+        return {**record, "files": sorted(record["files"])}
+    if path.parts[-3:-1] == ("chain", "drawn"):
+        return {key: part for key, part in record.items() if key != "digests"}
+    return record
 
 
 def _bytes(tensor: torch.Tensor, rounded: bool) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import analysis.__main__
 import core.__main__
 import figures.__main__
-from tests.faults.contents import contents
+from tests.faults.contents import contents, stale_records
 from tests.faults.jobs import Job
 from tests.faults.judge import Case, told
 from tests.faults.processes import ended
@@ -73,6 +73,8 @@ def damage(work: Work, step: str, way: str, seed: float, folder: Path) -> list[s
             # One of two seeds is trained again, alone: its digest, which tables and the chain name, is another.
             said = said or (step == "chain" and name.startswith("runs/") and way == "vanishes")
             # A run that is said to be unreadable has no table, nor has what is drawn of it.
+            if step == "chain":
+                losses += [f"{record} is of other files than are there" for record in stale_records(folder)]
             losses += [] if said else [f"it said nothing, and {key} is another" for key in sorted(others - {name})]
         except Exception as error:  # whatever it is, something is not whole
             losses.append(f"after a step that succeeded: {error}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis.errors import StudyError
 from core.errors import UserError
-from tests.faults.contents import contents, leftovers
+from tests.faults.contents import contents, leftovers, stale_records
 from tests.faults.processes import Ended, Process, ended
 from tests.faults.works import Work
 
@@ -89,4 +89,5 @@ def goes_on(case: Case, folder: Path) -> list[str]:
         for path in sorted(found.keys() | case.new.keys())
         if found.get(path) != case.new.get(path)
     ]
+    problems += [f"after the next call {path} is of other files than are there" for path in stale_records(folder)]
     return problems + [f"the next call leaves {name}" for name in leftovers(folder)]

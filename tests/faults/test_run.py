@@ -10,7 +10,7 @@ import pytest
 
 from chain.digests import digest_of
 from core.errors import UserError
-from tests.faults.contents import contents
+from tests.faults.contents import content, stale_records
 from tests.faults.judge import goes_on, make_case, told, whole
 from tests.faults.processes import Ended, ended
 from tests.faults.run import KINDS
@@ -64,18 +64,25 @@ def test_a_half_written_file_is_a_loss(tmp_path):
     assert "the next call ended with 2" in goes_on(case, folder)[0]
 
 
-def test_a_record_of_runs_that_were_trained_again_is_as_before_and_one_of_other_files_is_not(tmp_path):
-    """A run has its date in its file, and so has the digest of the file."""
+def test_records_of_what_was_made_again_are_as_before_and_those_of_other_files_are_stale(tmp_path):
+    """A run and a table have their date in the file, and so have the digests of the files."""
     found = []
-    for name, date, recorded in (("one", "today", "today"), ("again", "later", "later"), ("stale", "today", "later")):
-        run, record = tmp_path / name / "runs" / "a" / "run.json", tmp_path / name / "chain" / "trained" / "a.json"
-        for path in (run, record):
+    for name in ("today", "later"):
+        run, table = tmp_path / name / "runs" / "a" / "run.json", tmp_path / name / "study" / "a.parquet"
+        trained, drawn = (tmp_path / name / "chain" / part / "a.json" for part in ("trained", "drawn"))
+        for path in (run, table, trained, drawn):
             path.parent.mkdir(parents=True)
-        run.write_text(json.dumps({"date": recorded}))
-        record.write_text(json.dumps({"runs": {"a": "0"}, "files": {"a": digest_of(run)}}))
-        run.write_text(json.dumps({"date": date}))
-        found.append(contents(tmp_path / name))
-    assert found[0] == found[1] != found[2]
+        run.write_text(json.dumps({"date": name}))
+        table.write_text(name)
+        trained.write_text(json.dumps({"runs": {"a": "0"}, "files": {"a": digest_of(run)}}))
+        drawn.write_text(json.dumps({"tables": ["study/a"], "digests": [digest_of(table)]}))
+        assert stale_records(tmp_path / name) == []
+        found.append([content(path) for path in (run, trained, drawn)])
+    assert found[0] == found[1]
+    run.write_text("{}")
+    assert stale_records(tmp_path / name) == ["chain/trained/a.json"]
+    table.write_text("")
+    assert stale_records(tmp_path / name) == ["chain/trained/a.json", "chain/drawn/a.json"]
 
 
 @pytest.mark.parametrize(
