@@ -30,7 +30,7 @@ install: $(VENV)/.installed  ## make the virtual environment
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is no Python 3.11 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .[dev]
 	touch $@
 
