@@ -89,8 +89,11 @@ def _live(begin: Callable[[], Callable[[], int]], output: int, begins: int) -> N
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and error.__traceback__ and error.__traceback__.tb_next is None:
+            code = 130  # between two lines of this function: before the work began, or after its end
+        else:
+            traceback.print_exc()
     finally:
         # Whatever happens now: a child must not go on as its parent.
         try:
