@@ -95,7 +95,7 @@ def test_studies_find_the_data_where_they_are_told(saved, monkeypatch, named):
         ),
         (["all", "--num-tasks", "0"], "error: --num-tasks must be at least 1, got 0"),
         (["all", "--device", "abacus"], "error: there is no device 'abacus' here"),
-        (["all", "--run", "nowhere"], "error: nowhere is no run: there is no such folder in "),
+        (["all", "--run", "nowhere"], f"error: nowhere is no run: there is no such folder in {Path.cwd()}"),
     ],
 )
 def test_mistakes_are_told_in_one_line(saved, capsys, arguments, told):
