@@ -300,9 +300,12 @@ def _list(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     folder = named_run(options.run, options.results)
-    config, status, info, curve = read_summary(folder)
-    if not is_own(config.model):
-        load_run(folder)  # its weights are there, and whole
+    config = read_config(folder)
+    if is_own(config.model):  # whose weights cannot be held to a module here
+        status, info, curve = read_summary(folder, config)
+    else:
+        run = load_run(folder)
+        status, info, curve = run.status, run.info, run.curve
     print(json.dumps({"id": config.id, "status": status, **info, "config": asdict(config)}, indent=2))
     print(curve.to_string(index=False))
     return 0

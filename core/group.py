@@ -229,10 +229,10 @@ class Group:
         by the iteration, so that they come to what they would have come to without the wait.
         """
         while self._unseen:
-            losses, self._unseen = torch.stack(self._unseen), []
-            self.loss = losses[-1]
             with self._timed():
-                finite = losses.isfinite().tolist()
+                losses = torch.stack(self._unseen).cpu()  # waits for a GPU, once for all that looks at them
+            self._unseen, self.loss = [], losses[-1]
+            finite = losses.isfinite().tolist()
             good = next((i for i, each in enumerate(finite) if not all(each)), None)
             if good is None:
                 return

@@ -436,7 +436,7 @@ def load_run(
         raise UserError(
             f"{folder} is a run of a module of your own, {config.model!r}: pass it as model=, in Python (load_run)"
         )
-    _, status, info, curve = read_summary(folder)
+    status, info, curve = read_summary(folder, config)
     tensors, metadata = load_tensors(folder / "weights.safetensors", checked_device(device))
     check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
@@ -481,13 +481,12 @@ def load_run(
     return run
 
 
-def read_summary(folder: Path) -> tuple[TrainConfig, str, dict[str, Any], pd.DataFrame]:
-    """The configuration, status, `Run.info` and curve of a finished run, whose weights are not looked at.
+def read_summary(folder: Path, config: TrainConfig) -> tuple[str, dict[str, Any], pd.DataFrame]:
+    """The status, `Run.info` and curve of the finished run `config`, whose weights are not looked at.
 
     Raises:
-        UserError: if there is no finished run there, or one of these files is damaged.
+        UserError: if the run is not finished, or one of these files is damaged.
     """
-    config = read_config(folder)
     if not is_finished(folder):
         how = f"with: python -m core resume {folder}"
         if is_own(config.model) or is_own(config.dataset):
@@ -495,7 +494,7 @@ def read_summary(folder: Path) -> tuple[TrainConfig, str, dict[str, Any], pd.Dat
         raise UserError(f"{folder} is not finished; continue it {how}")
     info = _checked_format(folder / "run.json")
     status = _check_info(info, folder / "run.json")
-    return config, status, info, _read_curve(folder / "curve.parquet")
+    return status, info, _read_curve(folder / "curve.parquet")
 
 
 def _read_curve(path: Path) -> pd.DataFrame:

@@ -73,23 +73,20 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
                 if group.configs and iteration == group.target:
                     group.finish()
             del fixed_tasks
-            active = [group for group in groups if group.configs]
-            if not active:
-                break
             to_stop, to_save = team.granted(wishes)
             if to_stop or to_save:
-                for group in active:
+                for group in [group for group in groups if group.configs]:
                     with _give_up_without_memory([group]):  # on a GPU this looks at losses, and may train again
                         group.check_alike()
                         group.save_state()
-                active = [group for group in active if group.configs]
                 last_saved = time.monotonic()
-                if to_stop:
-                    team.any(True)  # the first process has saved
-                    state = "the state is saved" if first.results is not None else "nothing is saved without results"
-                    raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
-                if not active:
-                    break
+            active = [group for group in groups if group.configs]
+            if not active:
+                break
+            if to_stop:
+                team.any(True)  # the first process has saved
+                state = "the state is saved" if first.results is not None else "nothing is saved without results"
+                raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
             joined: dict[tuple[int, ...], Episodes] = {}
             with _give_up_without_memory(active):  # for the tasks, which all of them meet
                 batch = batches.take()

@@ -130,18 +130,10 @@ def paper_label(datasets: Sequence[str]) -> str:
     return "paper (full Omniglot)" if len(datasets) == len(other) else "paper (right: full Omniglot)"
 
 
-def missing_cnns(experiment: str, results: str | Path, study: str, dataset: str = "glyphs") -> str:
-    """What makes the runs of convolutional networks that are missing, and their tables."""
+def missing_runs(experiment: str, results: str | Path, study: str) -> str:
+    """What makes the runs of an experiment that are missing, and their tables."""
     return (
-        f"make them with: python -m core experiment {dataset}_{experiment} --results {results}, "
-        f"then: python -m analysis {study} --results {results}"
-    )
-
-
-def missing_runs(dataset: str, results: str | Path, study: str) -> str:
-    """What makes the runs and the tables that are missing."""
-    return (
-        f"make them with: python -m core experiment {dataset}_linear --results {results}, "
+        f"make them with: python -m core experiment {experiment} --results {results}, "
         f"then: python -m analysis {study} --results {results}"
     )
 

@@ -246,8 +246,8 @@ def unmeasured(numbers: Iterable[Number], results: str | Path, failures: Mapping
 
 def _command(entry: Published, dataset: str, results: str | Path) -> str:
     if entry.layers == 0:
-        return captions.missing_runs(dataset, results, "post_adaptation")
+        return captions.missing_runs(f"{dataset}_linear", results, "post_adaptation")
     if entry.source == "Table A1":
-        return captions.missing_cnns("depth", results, "depth_sweep", dataset)
+        return captions.missing_runs(f"{dataset}_depth", results, "depth_sweep")
     study = "upper_bound" if entry.method == "upper_bound" else "optimizer_comparison"
-    return captions.missing_cnns("optimizers", results, study, dataset)
+    return captions.missing_runs(f"{dataset}_optimizers", results, study)

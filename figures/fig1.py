@@ -63,7 +63,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
     groups = data.panels_of(panel, runs, estimation.read_ceilings(results))
     if not groups:
-        raise MissingTable(f"no run of LR or LinNet was measured; {captions.missing_runs('synthetic', results, STUDY)}")
+        raise MissingTable(
+            f"no run of LR or LinNet was measured; {captions.missing_runs('synthetic_linear', results, STUDY)}"
+        )
     return {f"fig1_{panels[-1].dataset}": Trace(tuple(panels), _caption(panels)) for panels in groups}
 
 

@@ -126,7 +126,7 @@ def measured(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trac
     found = {dataset: trace for dataset in data.IMAGES if (trace := _trace(runs, dataset)) is not None}
     if not found:
         raise MissingTable(
-            f"no CNN was measured in the paper's setting; {captions.missing_cnns('depth', results, STUDY)}"
+            f"no CNN was measured in the paper's setting; {captions.missing_runs('glyphs_depth', results, STUDY)}"
         )
     return found
 

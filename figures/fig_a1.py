@@ -58,7 +58,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     runs = data.read_runs(results, curves.STUDY, curves.NEEDED, where, first=first)
     groups = data.panels_of(panel, runs, estimation.read_ceilings(results))
     if not groups:
-        raise MissingTable(f"no linear model has a curve; {captions.missing_runs('synthetic', results, curves.STUDY)}")
+        raise MissingTable(
+            f"no linear model has a curve; {captions.missing_runs('synthetic_linear', results, curves.STUDY)}"
+        )
     return {f"fig_a1_{panels[-1].dataset}": Trace(tuple(panels), _caption(panels)) for panels in groups}
 
 

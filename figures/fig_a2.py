@@ -88,7 +88,7 @@ def measured(results: str | Path, datasets: Sequence[str], first: str, where: Se
         raise MissingTable(
             f"no CNN of {' or '.join(map(str, LAYERS))} layers has a curve in the paper's setting on "
             f"{' or '.join(map(style.dataset_name, datasets))}; "
-            f"{captions.missing_cnns('optimizers', results, curves.STUDY, first)}"
+            f"{captions.missing_runs(f'{first}_optimizers', results, curves.STUDY)}"
         )
     return found
 

@@ -29,7 +29,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
     runs = data.read_runs(results, STUDY, NEEDED, where, first=first)
     found = table(runs, estimation.read_ceilings(results))
     if found is None:
-        raise MissingTable(f"no linear model was measured; {captions.missing_runs('synthetic', results, STUDY)}")
+        raise MissingTable(f"no linear model was measured; {captions.missing_runs('synthetic_linear', results, STUDY)}")
     return {"table1": found}
 
 

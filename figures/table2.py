@@ -94,7 +94,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         if estimates:
             measured[dataset] = estimates
     if not measured:
-        needed = captions.missing_cnns("optimizers", results, STUDY)
+        needed = captions.missing_runs("glyphs_optimizers", results, STUDY)
         raise MissingTable(f"no CNN-{LAYERS} was measured in the paper's setting; {needed}")
     found = {
         dataset: bound(bounds, dataset, next(iter(estimates.values())).configs[0])

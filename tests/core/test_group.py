@@ -1,7 +1,9 @@
 """Training as on a GPU, whose losses are looked at every few iterations alone: what comes of it is the same."""
 
+import itertools
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,9 +96,14 @@ def test_a_state_is_of_the_iterations_looked_at(train, tmp_path):
 
 
 def test_time_is_counted_once(train, monkeypatch):
-    """A clock that goes on with each question: in a look within an iteration, the time is that of the iteration."""
-    ticks = iter(range(10**6))
-    monkeypatch.setattr("core.group.time.perf_counter", lambda: float(next(ticks)))
+    """By a clock that goes on by a second with each question, of which an iteration and a look have two each.
+
+    The fourth and the eighth iteration have a look within them, and one comes after the last.
+    """
+    ticks = itertools.count()
+    monkeypatch.setattr("core.group.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    runs = train(4, {}, eval_every=0)
+    assert [run.info["wall_seconds"] for run in runs] == [9 * 1 + 2 * 3 + 1] * 3
     runs = train(4, {1: 3}, eval_every=0)
     assert max(run.info["wall_seconds"] for run in runs) <= next(ticks)
 

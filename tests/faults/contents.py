@@ -14,7 +14,7 @@ from core.files import read_json
 from core.runs import load_tensors
 
 # Of runs that are trained together one may be finished when the process dies; the others then go on without it.
-_OF_THE_MOMENT = ("trained_together", "date", "wall_seconds", "seconds", "command", "digest")
+_OF_THE_MOMENT = ("trained_together", "date", "wall_seconds", "seconds", "command", "digest", "digests")
 LOCK = ".lock"
 DIGITS = 2  # of weights and measurements that are around 1, where rounding is seven digits behind
 DRAWN = (".png", ".pdf", ".svg", ".md", ".tex", ".html")
@@ -104,8 +104,6 @@ def _without_digests_of_files(path: Path, record: Any) -> Any:
     """A record of the chain, less the digests of files that have dates in them: see `stale_records`."""
     if path.parts[-3:-1] == ("chain", "trained") and isinstance(record.get("files"), dict):
         return {**record, "files": sorted(record["files"])}
-    if path.parts[-3:-1] == ("chain", "drawn"):
-        return {key: part for key, part in record.items() if key != "digests"}
     return record
 
 
