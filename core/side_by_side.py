@@ -15,7 +15,7 @@ from core.memory import is_out_of_memory
 from core.progress import progress_bar
 from core.tasks import TaskSource
 from core.tasks.ahead import DrawnAhead
-from core.tasks.base import Episodes, concatenate
+from core.tasks.base import Episodes
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -87,11 +87,10 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
                 team.any(True)  # the first process has saved
                 state = "the state is saved" if first.results is not None else "nothing is saved without results"
                 raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
+            keys = list({tuple(c.seed for c in group.configs) for group in active})
             joined: dict[tuple[int, ...], Episodes] = {}
             with _give_up_without_memory(active):  # for the tasks, which all of them meet
-                batch = batches.take()
-                for key in {tuple(c.seed for c in group.configs) for group in active}:
-                    joined[key] = concatenate([batch[seed] for seed in key])
+                joined = dict(zip(keys, batches.take(*keys), strict=True))
             for group in [group for group in active if group.configs]:
                 with _give_up_without_memory([group]):
                     group.step(joined[tuple(c.seed for c in group.configs)])

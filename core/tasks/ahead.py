@@ -1,11 +1,12 @@
 """Batches of training tasks, drawn while the previous one is used."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from core.tasks.base import Episodes, TaskSource
+from core.tasks.base import Episodes, TaskSource, concatenate
+from core.threads import threads
 
 
 class DrawnAhead:
@@ -13,7 +14,8 @@ class DrawnAhead:
 
     A second thread draws the next iteration while the caller uses this one. A caller who comes back early draws what
     has not been begun, so that neither thread waits while there is something left to draw. Which thread draws a batch
-    cannot change it: it is named by its source, split and iteration.
+    cannot change it: it is named by its source, split and iteration. Neither shares its tensor operations among
+    PyTorch's threads, which would wait for their next turn by spinning, on the cores that both draw on.
 
     Args:
         sources: where the tasks come from, by a key of the caller's.
@@ -35,18 +37,22 @@ class DrawnAhead:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def take(self) -> dict[int, Episodes]:
-        """The next iteration's `num_tasks` episodes of every source, by its key; errors of drawing are raised here."""
-        # The thread goes through the sources from the first to the last, and the caller comes to meet it.
-        drawn = {
-            key: self._sources[key].sample("train", self._num_tasks, self._iteration)
-            for key in reversed(self._upcoming)
-            if self._upcoming[key].cancel()
-        }
-        batch = {key: drawn[key] if key in drawn else future.result() for key, future in self._upcoming.items()}
-        self._iteration += 1
-        self._begin()
-        return batch
+    def take(self, *groups: Sequence[int]) -> list[Episodes]:
+        """The next iteration's `num_tasks` episodes of every source, those of each group of keys joined in its order.
+
+        Errors of drawing are raised here.
+        """
+        with threads(1):
+            # The thread goes through the sources from the first to the last, and the caller comes to meet it.
+            drawn = {
+                key: self._sources[key].sample("train", self._num_tasks, self._iteration)
+                for key in reversed(self._upcoming)
+                if self._upcoming[key].cancel()
+            }
+            batch = {key: drawn[key] if key in drawn else future.result() for key, future in self._upcoming.items()}
+            self._iteration += 1
+            self._begin()
+            return [concatenate([batch[key] for key in group]) for group in groups]
 
     def only(self, keys: Set[int]) -> None:
         """Draw from these sources alone from now on; what is drawn of others already is thrown away."""
@@ -62,10 +68,7 @@ class DrawnAhead:
 
 
 def _single_threaded() -> ThreadPoolExecutor:
-    """A thread whose tensor operations have no threads of their own.
-
-    They would wait for their next turn by spinning, on the cores that the caller's operations are for.
-    """
+    """A thread whose tensor operations have no threads of their own."""
     number = torch.get_num_threads()
     thread = ThreadPoolExecutor(1)
     # PyTorch keeps a number for each thread, which takes over that of threads to come when it is first asked for.

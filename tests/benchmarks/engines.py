@@ -28,7 +28,6 @@ from core.inner_loop import InnerLoop
 from core.models.layers import layers_of
 from core.seeds import generator
 from core.tasks.ahead import DrawnAhead
-from core.tasks.base import concatenate
 from tests import naive
 from tests.benchmarks.workloads import DRAWS, NOISE, Problem, Tensors, Workload
 
@@ -244,7 +243,7 @@ class Eager(Engine):
         def run() -> Tensors:
             with DrawnAhead(sources, w.tasks, group.iteration) as batches:
                 for _ in range(iterations):
-                    group.step(concatenate(list(batches.take().values())))
+                    group.step(*batches.take(tuple(sources)))
             return {f"{name}.{i}": t for part in (group.theta, group.xi) for name, ts in part.items()
                     for i, t in enumerate(ts.clone())}  # fmt: skip
 

@@ -71,11 +71,11 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
         group.step(fixed)
         many = max(1, round(0.05 / timed(lambda: group.step(fixed))))
         with DrawnAhead(sources, config.tasks_per_iteration, group.iteration) as batches:
-            batches.take()
+            batches.take(tuple(sources))
 
             def drawing() -> None:
                 for _ in range(many):
-                    group.step(concatenate(list(batches.take().values())))
+                    group.step(*batches.take(tuple(sources)))
 
             drawn = _median(drawing, iterations) / many
         step = _median(lambda: [group.step(fixed) for _ in range(many)], iterations) / many
