@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core import products
+
 
 class Side(Enum):
     """How a matrix M was applied: x M, x M^T, or M x."""
@@ -98,11 +100,9 @@ class Collected:
     def add(self, x: Tensor, c: Tensor) -> None:
         """Add x^T c, for x (S, r, p) and c (S, r, q)."""
         if self.gradient is None:
-            self.gradient = (x[0].mT @ c[0]).unsqueeze(0) if len(x) == 1 else x.mT @ c
-        elif len(x) == 1:
-            self.gradient[0].addmm_(x[0].mT, c[0])
+            self.gradient = products.product(x.mT, c)
         else:
-            self.gradient.baddbmm_(x.mT, c)
+            products.add_product(self.gradient, x.mT, c)
 
 
 class _SharedProduct(torch.autograd.Function):
@@ -112,8 +112,7 @@ class _SharedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: bool, collected: Collected) -> Tensor:
         ctx.save_for_backward(x, matrix)
         ctx.transposed, ctx.collected = transposed, collected
-        m = matrix.mT if transposed else matrix
-        return (x[0] @ m[0]).unsqueeze(0) if len(x) == 1 else x @ m  # a product of two matrices needs no batch
+        return products.product(x, matrix.mT if transposed else matrix)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
