@@ -16,16 +16,33 @@ def reference(x, weight, bias, eps):
     return out.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
+def channels_last(x):
+    """The same numbers, a pixel's channels next to one another."""
+    return x.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
+
+
+LAYOUTS = {"channels first": torch.Tensor.contiguous, "channels last": channels_last}
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request):
+    return LAYOUTS[request.param]
+
+
 def drawn(*shape, shift=0.0, dtype=torch.float64):
     return (torch.randn(shape, dtype=dtype) + shift).requires_grad_()
 
 
-@pytest.fixture(params=[(2, 3), (4, 5)], ids=["few pixels", "many pixels"])
+WAYS = {"few pixels": (2, 3, None), "many pixels": (4, 5, None), "channels last": (4, 5, channels_last)}
+
+
+@pytest.fixture(params=WAYS)
 def inputs(request):
     """Two tasks of three examples with two channels, far from standardised and not contiguous."""
     torch.manual_seed(0)
-    x = (2 * torch.randn(2, 3, 2, *request.param, dtype=torch.float64) + 1).transpose(3, 4).requires_grad_()
-    return x, drawn(2, 2), drawn(2, 2)
+    height, width, layout = WAYS[request.param]
+    x = (2 * torch.randn(2, 3, 2, height, width, dtype=torch.float64) + 1).transpose(3, 4)
+    return (x if layout is None else layout(x)).requires_grad_(), drawn(2, 2), drawn(2, 2)
 
 
 def test_both_ways_of_the_backward_pass_are_tried():
@@ -63,11 +80,11 @@ def second(way, inputs, upstream, used):
 
 
 @pytest.mark.parametrize("size", [2, 7])
-def test_half_precision_sums_in_single_precision(size):
+def test_half_precision_sums_in_single_precision(size, layout):
     """Inputs 10 deviations from 0 lose 2 % of one to bfloat16's rounding; means in bfloat16 would lose more."""
     torch.manual_seed(0)
     exact = [drawn(2, 50, 3, size, size, shift=10.0), drawn(2, 3), drawn(2, 3), torch.randn(2, 50, 3, size, size)]
-    half = [t.detach().bfloat16().requires_grad_() for t in exact]
+    half = [(layout(t) if t.ndim == 5 else t).detach().bfloat16().requires_grad_() for t in exact]
     exact = [t.detach().double().requires_grad_() for t in half]
     ours, theirs = (second(batch_norm, inputs, upstream, (0, 1, 2)) for *inputs, upstream in (half, exact))
     assert all(a.dtype == torch.bfloat16 for a in ours)
@@ -75,14 +92,28 @@ def test_half_precision_sums_in_single_precision(size):
 
 
 @pytest.mark.parametrize("size", [3, 7])
-def test_single_precision_with_a_mean_far_from_zero(size):
+def test_single_precision_with_a_mean_far_from_zero(size, layout):
     """Products with x instead of x - E[x] cancel: a mean of 30 standard deviations may cost 30 roundings, not 900."""
     torch.manual_seed(0)
     x, weight, bias = drawn(2, 10, 3, size, size, shift=30.0, dtype=torch.float32), drawn(2, 3), drawn(2, 3)
     upstream = torch.randn(x.shape)
     exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
-    single = [t.detach().float().requires_grad_() for t in (x, weight, bias)]
+    single = [t.detach().float().requires_grad_() for t in (layout(x.detach()), weight, bias)]
     ours = grad((upstream * batch_norm(*single, EPS)).sum(), single)
     theirs = grad((upstream.double() * reference(*exact, EPS)).sum(), exact)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.double() - b).abs().max() / b.abs().max() < 30 * 10 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("size", [2, 14])
+def test_single_precision_is_that_of_pairwise_sums(size, layout):
+    """PyTorch's kernel for channels last is off by 1e-5 here, as it adds 9,800 numbers one to the next."""
+    torch.manual_seed(0)
+    x, upstream = (layout(torch.randn(2, 50, 16, size, size)) for _ in range(2))
+    exact, single = ([x.to(dtype).requires_grad_()] for dtype in (torch.float64, torch.float32))
+    found = []
+    for (x,), way in ((single, batch_norm), (exact, reference)):
+        out = way(x, torch.ones_like(x[:, 0, :, 0, 0]), torch.zeros_like(x[:, 0, :, 0, 0]), EPS)
+        found.append((out.detach(), *grad((upstream.to(x) * out).sum(), x)))
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() / theirs.norm() < 5e-7
