@@ -23,24 +23,24 @@ _CALLS = 5
 
 def product(x: Tensor, y: Tensor) -> Tensor:
     """x y, for x (S, r, p) and y (S, p, q), by either library: they differ by rounding."""
-    if _is_for_onednn(x, y):
-        outs = [_onednn(a, b) for a, b in zip(x, y, strict=True)]
+    if _suits_onednn(x, y):
+        outs = [onednn_product(a, b) for a, b in zip(x, y, strict=True)]
         return outs[0].unsqueeze(0) if len(outs) == 1 else torch.stack(outs)
     return (x[0] @ y[0]).unsqueeze(0) if len(x) == 1 else x @ y  # a product of two matrices needs no batch
 
 
 def add_product(total: Tensor, x: Tensor, y: Tensor) -> None:
     """total += x y, for total (S, r, q) and what `product` takes."""
-    if _is_for_onednn(x, y):
+    if _suits_onednn(x, y):
         for one, a, b in zip(total, x, y, strict=True):
-            one.add_(_onednn(a, b))
+            one.add_(onednn_product(a, b))
     elif len(x) == 1:
         total[0].addmm_(x[0], y[0])
     else:
         total.baddbmm_(x, y)
 
 
-def _is_for_onednn(x: Tensor, y: Tensor) -> bool:
+def _suits_onednn(x: Tensor, y: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32 or y.dtype != torch.float32:
         return False
     _, r, p = x.shape
@@ -49,21 +49,26 @@ def _is_for_onednn(x: Tensor, y: Tensor) -> bool:
 
 # An operator of our own, as the compiler takes PyTorch's for one whose second factor is a constant.
 @torch.library.custom_op("adaptlens::onednn_product", mutates_args=())
-def _onednn(x: Tensor, y: Tensor) -> Tensor:
+def onednn_product(x: Tensor, y: Tensor) -> Tensor:
     """x y, for x (r, p) and y (p, q); without a derivative."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, y.mT, None, "none", [], "")
     return out
 
 
-@_onednn.register_fake
+@onednn_product.register_fake
 def _(x: Tensor, y: Tensor) -> Tensor:
     return x.new_empty(len(x), y.shape[-1])
+
+
+def has_onednn() -> bool:
+    """Whether PyTorch was built with it, and has the operation."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @cache
 def onednn_is_faster() -> bool:
     """Whether oneDNN is at hand, and faster by `MARGIN` with matrices of some hundred rows; measured once a process."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not has_onednn():
         return False
     with ThreadPoolExecutor(1) as thread:  # where nobody records operations, or counts them
         return thread.submit(_measure).result()
@@ -74,8 +79,8 @@ def _measure() -> bool:
     x, y = torch.ones(r, p), torch.ones(p, q)
     seconds: dict[Callable[[Tensor, Tensor], Tensor], float] = {}
     for _ in range(_CALLS):  # in turns, as the machine may have something else to do
-        for way in (torch.mm, _onednn):
+        for way in (torch.mm, onednn_product):
             started = time.perf_counter()
             way(x, y)
             seconds[way] = min(time.perf_counter() - started, seconds.get(way, float("inf")))
-    return seconds[torch.mm] > MARGIN * seconds[_onednn]
+    return seconds[torch.mm] > MARGIN * seconds[onednn_product]

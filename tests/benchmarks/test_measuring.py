@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from core import products
+from core.products import has_onednn
 from tests.benchmarks.measuring import CALL_SECONDS, gflop, paired, step_memory
 
 
@@ -14,6 +16,16 @@ def test_products_are_counted_in_place_or_not():
     assert gflop(lambda: a @ b) == 2 * 3 * 5 * 7 / 1e9
     assert gflop(lambda: out.addmm_(a, b)) == 2 * 3 * 5 * 7 / 1e9
     assert gflop(lambda: outs.baddbmm_(batch, b.expand(4, -1, -1))) == 2 * 4 * 3 * 5 * 7 / 1e9
+
+
+@pytest.mark.skipif(not has_onednn(), reason="PyTorch was built without oneDNN")
+def test_products_are_counted_whichever_library_makes_them(monkeypatch):
+    x, y = torch.randn(1, 90, 170), torch.randn(1, 170, 150)
+    counts = []
+    for library in (False, True):
+        monkeypatch.setattr(products, "onednn_is_faster", lambda library=library: library)
+        counts.append(gflop(lambda: products.add_product(products.product(x, y), x, y)))
+    assert counts == [2 * 2 * 90 * 170 * 150 / 1e9] * 2
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -5,12 +5,12 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from core import products
-from core.products import LEAST, add_product, onednn_is_faster, product
+from core.products import LEAST, add_product, has_onednn, onednn_is_faster, product
 
 
 @pytest.fixture(params=["BLAS", "oneDNN"])
 def library(request, monkeypatch):
-    if request.param == "oneDNN" and not torch.backends.mkldnn.is_available():
+    if request.param == "oneDNN" and not has_onednn():
         pytest.skip("PyTorch was built without oneDNN")
     monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param == "oneDNN")
     return request.param
