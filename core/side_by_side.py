@@ -87,7 +87,7 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
                 team.any(True)  # the first process has saved
                 state = "the state is saved" if first.results is not None else "nothing is saved without results"
                 raise Interrupted(f"stopped after {iteration} of {target} iterations; {state}")
-            keys = list({tuple(c.seed for c in group.configs) for group in active})
+            keys = list(dict.fromkeys(tuple(c.seed for c in group.configs) for group in active))
             joined: dict[tuple[int, ...], Episodes] = {}
             with _give_up_without_memory(active):  # for the tasks, which all of them meet
                 joined = dict(zip(keys, batches.take(*keys), strict=True))

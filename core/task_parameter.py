@@ -88,8 +88,8 @@ class Product:
 class Collected:
     """The gradient of a matrix that many products share, added up in one place.
 
-    Autograd would write a p x q gradient for every product and add them up; on a CPU the memory for them, fresh each
-    time, costs as much as the arithmetic. So a product's backward pass adds to what is here, once this is `open`:
+    Autograd would keep a p x q gradient of every product until it adds them up; on a CPU the memory for them, fresh
+    each time, costs as much as the arithmetic. So a product's backward pass adds to what is here, once this is `open`:
     during the backward pass of the meta-gradient, and in no inner step, where no such gradient is wanted.
     """
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from core.products import has_onednn
+
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "bounds": {"bounds"},
@@ -51,6 +53,17 @@ def test_no_work_loads_a_compiler(tmp_path):
     )
     assert len(list((tmp_path / "runs").iterdir())) == len(calls)
     assert len(list((tmp_path / "inside_optimizer").glob("*.parquet"))) == len(calls)
+    assert "torch._dynamo" not in loaded
+
+
+@pytest.mark.skipif(not has_onednn(), reason="PyTorch was built without oneDNN")
+def test_large_products_load_no_compiler():
+    """An operator defined by `torch.library.custom_op` would."""
+    loaded = loaded_by(
+        "import torch; from core import products; products.onednn_is_faster = lambda: True; "
+        "products.product(torch.ones(1, 200, 300), torch.ones(1, 300, 400))"
+    )
+    assert "core.products" in loaded
     assert "torch._dynamo" not in loaded
 
 

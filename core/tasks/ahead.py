@@ -15,7 +15,7 @@ class DrawnAhead:
     A second thread draws the next iteration while the caller uses this one. A caller who comes back early draws what
     has not been begun, so that neither thread waits while there is something left to draw. Which thread draws a batch
     cannot change it: it is named by its source, split and iteration. Neither shares its tensor operations among
-    PyTorch's threads, which would wait for their next turn by spinning, on the cores that both draw on.
+    PyTorch's threads (see `core.threads`), which would spin on the core that the other one draws on.
 
     Args:
         sources: where the tasks come from, by a key of the caller's.
