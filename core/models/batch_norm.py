@@ -14,8 +14,8 @@ a = E[u], c = E[u h], d = E[g u] and f = u_w - w r c:
 Each is a sum of g, u and x with a factor a channel, and a constant: two or three passes. PyTorch's own formula makes
 some twenty, which were 40 % of the time of a meta-gradient on a CPU.
 
-The first term of what is by g is dL/dx with u in the place of g, and a and c are its s and t: PyTorch's kernel for a
-backward pass, with the tasks' channels side by side, serves both derivatives.
+The first term of what is by g is dL/dx with u in the place of g, and a and c are its s and t: on a GPU, and in half
+precision, PyTorch's kernel for a backward pass, with the tasks' channels side by side, serves both derivatives.
 """
 
 from typing import Any
@@ -40,9 +40,8 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return out
 
 
-# Pixels of an image from which on PyTorch's kernel for the backward pass is faster than the sums here, unless channels
-# are last: with 7 x 7 it takes half of their time on a CPU, with 4 x 4 from a quarter to all of it, with 2 x 2 from two
-# to forty times as much.
+# Pixels of an image from which on PyTorch's kernel for the backward pass is faster than the sums here: with 7 x 7 it
+# takes half of their time on a CPU, with 4 x 4 from a quarter to all of it, with 2 x 2 from two to forty times as much.
 LEAST_PIXELS = 16
 
 
@@ -56,23 +55,18 @@ def _side_by_side(x: Tensor) -> Tensor:
     return x.transpose(0, 1).flatten(1, 2)
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    """Whether a pixel's channels lie next to one another."""
-    return x.stride(2) == 1
+def _has_kernel(x: Tensor) -> bool:
+    """Whether to take PyTorch's kernels: not on a CPU in full precision.
 
-
-def _kernel_is_exact(x: Tensor) -> bool:
-    """Whether PyTorch's kernels for a CPU add up more precisely than x is.
-
-    Along pixels they do. With channels last they add one number to the next in single precision: off by 1e-5 of the
-    sum of 50 images of 14 x 14, and by something else with another number of threads.
+    There the convolutions leave a pixel's channels next to one another (see `core.models.conv`), and in that layout the
+    kernels add one number to the next: in single precision off by 1e-5 for 50 images of 14 x 14.
     """
-    return not _is_channels_last(x) or x.dtype != _precision(x)
+    return x.device.type != "cpu" or x.dtype != _precision(x)
 
 
 def _mean(x: Tensor) -> Tensor:
     """E[x], (N, F)."""
-    if _is_channels_last(x):
+    if x.stride(2) == 1:  # rows are of channels
         return x.sum((1, 3, 4), dtype=_precision(x)) / _count(x)
     # Over the examples first: long rows, however small the images.
     return x.sum(1, dtype=_precision(x)).sum((2, 3)) / _count(x)
@@ -110,7 +104,7 @@ def _input_gradient(
 
 def _suits_kernel(x: Tensor) -> bool:
     """Whether to take PyTorch's kernel for a backward pass."""
-    return _kernel_is_exact(x) and (_is_channels_last(x) or x.shape[3] * x.shape[4] >= LEAST_PIXELS)
+    return _has_kernel(x) and x.shape[3] * x.shape[4] >= LEAST_PIXELS
 
 
 def _precision(x: Tensor) -> torch.dtype:
@@ -140,7 +134,7 @@ def _combine(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        if _kernel_is_exact(x):
+        if _has_kernel(x):
             scale, shift = (values.to(_precision(x)).flatten() for values in (weight, bias))
             merged, *statistics = torch.native_batch_norm(_side_by_side(x), scale, shift, None, None, True, 0.0, eps)
             out = _by_task(merged, len(x))

@@ -43,7 +43,8 @@ class _InstanceNorm(nn.GroupNorm):
 
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """(N, n, F, height, width) of the same."""
-        normalised = F.group_norm(x.flatten(0, 1), self.num_groups, eps=self.eps).view(x.shape)
+        # Where channels are last, PyTorch's kernel loses digits of channels far from zero.
+        normalised = F.group_norm(x.flatten(0, 1).contiguous(), self.num_groups, eps=self.eps).view(x.shape)
         weight, bias = (theta[name].value()[:, None, :, None, None] for name in ("weight", "bias"))
         return normalised * weight + bias
 
@@ -88,20 +89,24 @@ class _Convolution(nn.Conv2d):
         return groups.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
+def _wants_channels_last(x: Tensor) -> bool:
+    """Whether a pixel's channels are to lie next to one another: on a CPU in full precision.
+
+    Otherwise its convolutions copy all that goes in and comes out, and batch normalisation takes twice as long.
+    """
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
 def _as_examples(x: Tensor) -> Tensor:
-    """(N, n, channels, height, width) as (N * n, channels, height, width), in the layout that the device prefers."""
-    if x.device.type != "cpu":
+    """(N, n, channels, height, width) as (N * n, channels, height, width)."""
+    if not _wants_channels_last(x):
         return x.flatten(0, 1)
     return _with_channels_last(x.permute(0, 1, 3, 4, 2).flatten(2).flatten(0, 1), x.shape[3:])
 
 
 def _as_groups(x: Tensor) -> Tensor:
-    """The same as (n, N * channels, height, width).
-
-    On a CPU a pixel's channels lie next to one another. Otherwise its convolutions, which want them so, copy all that
-    goes in and comes out, and batch normalisation takes three times as long.
-    """
-    if x.device.type != "cpu":
+    """(N, n, channels, height, width) as (n, N * channels, height, width)."""
+    if not _wants_channels_last(x):
         return x.transpose(0, 1).flatten(1, 2)
     return _with_channels_last(x.permute(1, 3, 4, 0, 2).flatten(1), x.shape[3:])
 
@@ -109,15 +114,16 @@ def _as_groups(x: Tensor) -> Tensor:
 def _with_channels_last(images: Tensor, size: Sequence[int]) -> Tensor:
     """Images (n, height * width * channels) as (n, channels, height, width).
 
-    Their strides are those of channels last even where there is one channel, and other strides would do as well.
+    Their strides say channels last even if there is one channel, whose stride has no meaning: by the strides PyTorch
+    tells the layout of what comes out.
     """
     return images.unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
 
 
 class _ReLU(nn.ReLU):
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        """The same, number by number; where nothing is kept for a gradient, in place of what the block just made."""
-        return x.relu() if torch.is_grad_enabled() else x.relu_()
+        """The same, number by number."""
+        return x.relu()
 
 
 class _MaxPool(nn.MaxPool2d):

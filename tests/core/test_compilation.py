@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from core import make_model, make_optimizer, make_tasks
+from core import make_model, make_optimizer, make_tasks, products
 from core.adaptation import replica_meta_gradient
 from core.compilation import compile_meta_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
+from core.products import has_onednn
 
 
 @pytest.fixture
@@ -30,6 +31,36 @@ def test_compiled_is_plain_on_other_numbers_than_it_was_made_with(setting):
     torch.testing.assert_close(loss, expected_loss)
     torch.testing.assert_close(g_theta, expected_theta)
     torch.testing.assert_close(g_xi, expected_xi)
+
+
+@pytest.mark.skipif(not has_onednn(), reason="PyTorch was built without oneDNN")
+@pytest.mark.parametrize("num_replicas", [1, 2])
+@pytest.mark.parametrize(("model", "method", "steps"), [("lr", "kfc", 2), ("cnn", "sgd", 1)])
+def test_what_is_recorded_is_plain_by_either_library(model, method, steps, num_replicas, monkeypatch):
+    """Recorded and not compiled, which would take a minute. LR's products are so large that oneDNN makes them."""
+    monkeypatch.setattr(torch, "compile", lambda recorded: recorded)
+    tasks = make_tasks("glyphs", ways=5, shots=1, query_shots=1)
+    networks = [make_model(model, tasks, seed=seed) for seed in range(num_replicas)]
+    rule = make_optimizer(method, **({"depth": 2} if method == "kfc" else {}))
+    theta = {name: torch.stack([dict(net.named_parameters())[name].detach() for net in networks])
+             for name, _ in networks[0].named_parameters()}  # fmt: skip
+    xi = {name: torch.stack([tensor + 0.01 * i for i in range(num_replicas)])
+          for name, tensor in rule.init({n: t[0] for n, t in theta.items()}).items()}  # fmt: skip
+    loop = InnerLoop(steps=steps, lr=0.01, first_order=False)
+    first, other = (tasks.sample("train", 4 * num_replicas, i) for i in range(2))
+    found, made = {}, []
+    multiply = products.onednn_product
+    monkeypatch.setattr(products, "onednn_product", lambda x, y: (made.append(1), multiply(x, y))[1])
+    for by_onednn in (False, True):
+        monkeypatch.setattr(products, "onednn_is_faster", lambda by_onednn=by_onednn: by_onednn)
+        compiled = compile_meta_gradient(networks[0], rule, theta, xi, first, loop)
+        plain = replica_meta_gradient(networks[0], rule, theta, xi, other, loop)
+        torch.testing.assert_close(compiled(theta, xi, other), plain, rtol=1e-4, atol=1e-6)
+        found[by_onednn] = plain
+    for ours, theirs in zip(found[True][1:], found[False][1:], strict=True):
+        for name, gradient in theirs.items():
+            assert (ours[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+    assert bool(made) is (model == "lr")
 
 
 def test_without_a_compiler_the_error_says_what_to_do(setting, monkeypatch):
