@@ -57,8 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.num_tasks < 1:
             raise StudyError(f"--num-tasks must be at least 1, got {options.num_tasks}")
         without_memory: list[str] = []  # tables; the others are made
+        damaged: list[str] = []  # runs; the others are measured
         # All tables are asked about before the first is made, so that a refusal comes at once.
-        for name, jobs in _all_jobs(names, options).items():
+        for name, jobs in _all_jobs(names, options, damaged).items():
             for run in tqdm(jobs, desc=name, unit="table", disable=options.quiet or not jobs):
                 try:
                     path = carry_out(
@@ -80,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise StudyError(
                 f"out of memory in measuring {', '.join(without_memory)}: fewer tasks (--num-tasks) need less"
             )
+        if damaged:
+            raise StudyError(f"left out, as they cannot be read (see above): {', '.join(damaged)}")
     except (StudyError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,10 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _all_jobs(names: list[str], options: argparse.Namespace) -> dict[str, list[Run | None]]:
-    """What is to be made, by study: its runs, or None for a study that needs none."""
+def _all_jobs(names: list[str], options: argparse.Namespace, damaged: list[str]) -> dict[str, list[Run | None]]:
+    """What is to be made, by study: its runs, or None for a study that needs none. Adds to `damaged`, see `_load`."""
     if names[0] not in STANDALONE:
-        runs = _load(options)
+        runs = _load(options, damaged)
         return {name: [*_jobs(name, runs, options)] for name in names}
     (name,) = names
     for option, value in (("--run", options.runs), ("--data-dir", options.data_dir), ("--device", options.device)):
@@ -104,23 +107,32 @@ def _all_jobs(names: list[str], options: argparse.Namespace) -> dict[str, list[R
     return {name: [None]}
 
 
-def _load(options: argparse.Namespace) -> list[Run]:
+def _load(options: argparse.Namespace, damaged: list[str]) -> list[Run]:
+    """The runs that are named, or all that are finished; names of those that cannot be read are added to `damaged`."""
     device = checked_device(options.device)
     if options.runs is not None:
         folders = [named_run(name, options.results) for name in options.runs]
-    else:
-        listed = list_runs(options.results)
-        for row in listed[~listed["status"].str.startswith(("ok", "diverged"))].itertuples():
-            print(f"skipped {row.path}: {row.status}", file=sys.stderr)
-        folders = [Path(path) for path in listed[listed["status"].str.startswith(("ok", "diverged"))]["path"]]
-        if not folders:
-            where = options.results / "runs"
-            raise StudyError(f"there is no finished run in {where}; to train one: python -m core train --help")
-        own = [folder for folder in folders if is_own(read_config(folder).model)]
-        for folder in own:
+        return [load_run(folder, device=device, root=options.data_dir) for folder in folders]
+    listed = list_runs(options.results)
+    finished = listed["status"].str.startswith(("ok", "diverged"))
+    for row in listed[~finished].itertuples():
+        print(f"skipped {row.path}: {row.status}", file=sys.stderr)
+        if row.status != "unfinished":
+            damaged.append(str(row.id))
+    runs = []
+    for folder in map(Path, listed[finished]["path"]):
+        if is_own(read_config(folder).model):
             print(f"skipped {folder}: of a module of your own, which is studied in Python", file=sys.stderr)
-        folders = [folder for folder in folders if folder not in own]
-    return [load_run(folder, device=device, root=options.data_dir) for folder in folders]
+            continue
+        try:
+            runs.append(load_run(folder, device=device, root=options.data_dir))
+        except UserError as error:
+            print(f"skipped {folder}: {error}", file=sys.stderr)
+            damaged.append(folder.name)
+    if not finished.any():
+        where = options.results / "runs"
+        raise StudyError(f"there is no finished run in {where}; to train one: python -m core train --help")
+    return runs
 
 
 def _jobs(name: str, runs: list[Run], options: argparse.Namespace) -> list[Run]:

@@ -295,9 +295,12 @@ def up_to_date(
         return True
     settings = settings_of(study, run, num_tasks=num_tasks, seed=seed)
     try:
-        found = read_provenance(path)["settings"]
+        provenance = read_provenance(path)
     except StudyError as error:
         raise StudyError(f"{error}; --force replaces it") from None
+    if provenance["study"] != study:
+        raise StudyError(f"{path} is a table of study {provenance['study']!r}; --force replaces it")
+    found = provenance["settings"]
     chosen = {k: v for k, v in json.loads(json.dumps(settings)).items() if k != "run_digest"}  # as JSON has them
     if differ := [
         f"{key} {found.get(key)!r}, not {value!r}" for key, value in chosen.items() if found.get(key) != value

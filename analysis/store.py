@@ -167,6 +167,8 @@ def is_done(results: str | Path, study: str, id: str, settings: Mapping[str, Any
         frame = read_table(path)
     except StudyError:
         return False
+    if frame.attrs["provenance"]["study"] != study:
+        return False
     # Compared as JSON has them: a tuple comes back as a list.
     found = frame.attrs["provenance"]["settings"]
     return settings is None or found == json.loads(json.dumps(dict(settings)))

@@ -178,8 +178,9 @@ class Run:
 
         Returns:
             As `core.evaluate`. What is measured otherwise than it was trained (steps, adapt_lr, lr_scope, adapted;
-            ways, shots or points of the episodes; modes of a module of one's own) is named by two more columns each,
-            such as `trained_steps` and `measured_steps`; `.attrs["differs"]` has {name: (trained, measured)}.
+            ways, shots or points of the episodes, the shape of an example; modes of a module of one's own) is named by
+            two more columns each, such as `trained_steps` and `measured_steps`; `.attrs["differs"]` has {name:
+            (trained, measured)}.
 
         Raises:
             UserError: as `evaluate`.
@@ -220,6 +221,9 @@ class Run:
             found["shots"] = config.shots, num_examples / max(ways, 1)
         if config.dataset == "synthetic":
             found["points"] = POINTS if config.points is None else config.points, num_examples
+        if "example_shape" in self.info:
+            trained_shape, measured_shape = self.info["example_shape"], episodes.support_x.shape[2:]
+            found["example_shape"] = " x ".join(map(str, trained_shape)), " x ".join(map(str, measured_shape))
         if "modules_in_training" in self.info:
             trained, measured = self.info["modules_in_training"], modules_in_training(self.model)
             found["modules_in_training"] = ", ".join(trained), ", ".join(measured)
@@ -316,6 +320,11 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _digest_of_file(path: Path) -> str:
+    """Digest of what is in a small file."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
 def save_run(run: Run, results: Path) -> Path:
     """Write a finished run under `results`/runs, `run.json` last; returns its folder.
 
@@ -331,7 +340,9 @@ def save_run(run: Run, results: Path) -> Path:
         folder / "curve.parquet",
         lambda temporary: run.curve.to_parquet(temporary, index=False, write_page_checksum=True),
     )
-    content = {"format": FORMAT, "status": run.status, **run.info}
+    # So that a curve is known to be this run's.
+    curve_digest = _digest_of_file(folder / "curve.parquet")
+    content = {"format": FORMAT, "status": run.status, **run.info, "curve_digest": curve_digest}
     write_json(folder / "run.json", {**content, "digest": _digest(json.dumps(content, sort_keys=True), {})})
     tidy(folder)
     return folder
@@ -494,19 +505,22 @@ def read_summary(folder: Path, config: TrainConfig) -> tuple[str, dict[str, Any]
         raise UserError(f"{folder} is not finished; continue it {how}")
     info = _checked_format(folder / "run.json")
     status = _check_info(info, folder / "run.json")
-    return status, info, _read_curve(folder / "curve.parquet")
+    digest = info.pop("curve_digest", None)  # older versions wrote none
+    return status, info, _read_curve(folder / "curve.parquet", digest)
 
 
-def _read_curve(path: Path) -> pd.DataFrame:
-    """The curve of a run.
+def _read_curve(path: Path, digest: object) -> pd.DataFrame:
+    """The curve of a run, whose file has this digest, if there is one.
 
     Raises:
-        UserError: if it is missing, damaged, of other columns, or beyond `bounds`.
+        UserError: if it is missing, damaged, of another run, of other columns, or beyond `bounds`.
     """
     try:
         table = read_table(path, checksums=True)
         if table.column_names != list(CURVE_COLUMNS):
             raise Refused(f"it has the columns {shown(table.column_names)}, not {', '.join(CURVE_COLUMNS)}")
+        if digest not in (None, _digest_of_file(path)):
+            raise Refused("it is not the one that was written with this run")
         return table.to_pandas(ignore_metadata=True).astype(CURVE_COLUMNS)
     except (OSError, ValueError, TypeError) as error:  # pandas says ValueError where a whole number is missing
         raise UserError(f"{path} is missing or damaged: {one_line(error)}") from error

@@ -70,9 +70,12 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
                     with _give_up_without_memory([group]):
                         group.measure(fixed_tasks)
                         _log(writers.get(id(group)), group)
-                if group.configs and iteration == group.target:
-                    group.finish()
             del fixed_tasks
+            ending = [group for group in groups if group.configs and iteration == group.target]
+            if ending:  # the bar's last words are of the end
+                bar.set_postfix({g.label: g.progress for g in groups if g.configs}, refresh=False)
+            for group in ending:
+                group.finish()
             to_stop, to_save = team.granted(wishes)
             if to_stop or to_save:
                 for group in [group for group in groups if group.configs]:

@@ -19,14 +19,20 @@ from core.runs import check_format, is_finished, load_tensors, tidy
 
 @dataclass(frozen=True)
 class Saved:
-    """What was found of runs: the ids of those asked for, of the finished, and of those that are another process's.
+    """What was found of runs, by id.
 
-    `states` are those of others, by id.
+    Attributes:
+        asked: those asked for.
+        finished: those that are finished.
+        taken: those that another process is at.
+        beside_taken: those that differ from one of them in the seed alone, and so are left out with it.
+        states: of others, where they were when they were saved.
     """
 
     asked: list[str]
     finished: set[str]
     taken: set[str]
+    beside_taken: set[str]
     states: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]
 
 
@@ -39,7 +45,7 @@ def find_saved(configs: Sequence[TrainConfig], results: Path | None, claims: Exi
     Raises:
         UserError: as `read_state`, or if a run's folder cannot be written.
     """
-    found = Saved([config.id for config in configs], set(), set(), {})
+    found = Saved([config.id for config in configs], set(), set(), set(), {})
     if results is None:
         return found
     families: dict[TrainConfig, list[TrainConfig]] = defaultdict(list)
@@ -65,7 +71,7 @@ def find_saved(configs: Sequence[TrainConfig], results: Path | None, claims: Exi
                     found.states[config.id] = read_state(folder / "state.safetensors", config)
             ids = {config.id for config in family} - found.finished
             if ids & found.taken:
-                found.taken.update(ids)
+                found.beside_taken.update(ids - found.taken)
             else:
                 claims.enter_context(own.pop_all())
     return found
@@ -77,7 +83,10 @@ def read_state(path: Path, config: TrainConfig) -> tuple[dict[str, Tensor], dict
     Raises:
         UserError: if the file is damaged, incomplete, or of another format or run.
     """
-    tensors, metadata = load_tensors(path)
+    try:
+        tensors, metadata = load_tensors(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete it to start again") from error
     check_format(path, metadata.get("format"))
     if metadata.get("id") != config.id:
         raise UserError(f"{path} is of another run; delete it to start again")

@@ -133,11 +133,21 @@ def meta_train_many(
 
     done: dict[str, Run] = {}
     given_up: list[TrainConfig] = []
+    left_out: list[str] = []  # why, a sentence each
     with ExitStack() as claims:
         saved = team.from_first(lambda: find_saved(configs, base, claims))
         _check_team(team, configs, saved)
-        unfinished = [c for c in dict.fromkeys(configs) if c.id not in saved.finished | saved.taken]
-        done |= {c.id: load(c) for c in dict.fromkeys(configs) if c.id in saved.finished}
+        left = saved.taken | saved.beside_taken
+        unfinished = [c for c in dict.fromkeys(configs) if c.id not in saved.finished | left]
+        for config in [c for c in dict.fromkeys(configs) if c.id in saved.finished]:
+            try:
+                done[config.id] = load(config)
+            except UserError as error:
+                if model is not None or tasks is not None:  # which may not be those of the run
+                    raise
+                left_out.append(
+                    f"{error}; remove {folder_of(config)} to train it again"
+                )  # the others are trained first
         for together in _of_the_same_tasks(unfinished, saved):
             groups = []
             for family in together:
@@ -155,13 +165,14 @@ def meta_train_many(
             train_side_by_side(groups, progress=progress, tensorboard=tensorboard)
             done |= {run.id: run for group in groups for run in group.finished}
             given_up += [config for group in groups for config in group.given_up]
-    left_out = []
-    if taken := [config for config in dict.fromkeys(configs) if config.id in saved.taken]:
+    if taken := [config for config in dict.fromkeys(configs) if config.id in left]:
         finished = team.from_first(lambda: [is_finished(folder_of(config)) for config in taken])
         done |= {config.id: load(config) for config, is_there in zip(taken, finished, strict=True) if is_there}
-        if not all(finished):
-            ids = [config.id for config, is_there in zip(taken, finished, strict=True) if not is_there]
-            left_out.append(f"another process is training {', '.join(ids)}")
+        ids = [config.id for config, is_there in zip(taken, finished, strict=True) if not is_there]
+        if at_work := [id for id in ids if id in saved.taken]:
+            left_out.append(f"another process is training {', '.join(at_work)}")
+        if beside := [id for id in ids if id in saved.beside_taken]:
+            left_out.append(f"{', '.join(beside)} waited for another process, as seeds of one setting train together")
     if given_up:
         left_out.append(without_memory(given_up))
     if left_out:

@@ -132,6 +132,30 @@ def test_unfinished_runs_are_skipped_and_named(saved, capsys):
     assert len(tables(saved)) == 2
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "curve.parquet", "run.json"])
+def test_a_damaged_run_is_told_of_and_the_others_are_measured(saved, capsys, file):
+    damaged, *others = list_runs(saved)["path"]
+    (Path(damaged) / file).write_bytes(b"")
+    assert main(["training_curves", "--results", str(saved), "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert f"skipped {damaged}: " in told
+    assert told.splitlines()[-1] == f"error: left out, as they cannot be read (see above): {Path(damaged).name}"
+    assert len(tables(saved)) == len(others)
+
+
+def test_a_table_of_another_study_is_not_taken_for_this_one(saved, capsys):
+    options = ["--results", str(saved), "--quiet", "--num-tasks", "2"]
+    assert main(["post_adaptation", *options]) == 0
+    for path in (saved / "post_adaptation").glob("*.parquet"):
+        target = saved / "training_curves" / path.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    capsys.readouterr()
+    assert main(["training_curves", *options]) == 2
+    assert "is a table of study 'post_adaptation'; --force replaces it" in capsys.readouterr().err
+    assert main(["training_curves", *options, "--force"]) == 0
+
+
 def test_runs_of_ones_own_modules_are_skipped_and_named(saved, tiny, capsys):
     run = meta_train(tiny(model="own:net", method="maml"), model=torch.nn.Linear(100, 1), results=saved, progress=False)
     assert main(["training_curves", "--results", str(saved), "--quiet"]) == 0

@@ -121,6 +121,24 @@ def test_what_is_measured_otherwise_than_trained_is_named(run):
     assert run.evaluate(run.tasks(points=9).sample("test", 2, 0)).attrs["differs"] == {"points": (8, 9)}
 
 
+def test_images_of_another_size_than_trained_are_named(tiny_config):
+    config = tiny_config(
+        dataset="glyphs", model="cnn", method="maml", ways=3, shots=2, depth=1, filters=2, points=None, iterations=0
+    )
+    run = meta_train(config, results=None, progress=False, device="cpu")
+    larger = run.tasks().sample("test", 2, 0).map(lambda x: nn.functional.pad(x, (1, 1)) if x.ndim == 5 else x)
+    assert run.evaluate(larger).attrs["differs"] == {"example_shape": ("1 x 28 x 28", "1 x 28 x 30")}
+
+
+def test_the_curve_of_another_run_is_refused(run, tiny_config, tmp_path):
+    """It is whole, and nothing in it says whose it is."""
+    other = meta_train(tiny_config(seed=1), results=tmp_path, progress=False)
+    (run.path / "curve.parquet").write_bytes((other.path / "curve.parquet").read_bytes())
+    with pytest.raises(UserError, match=r"curve\.parquet .*: it is not the one that was written with"):
+        load_run(run.path)
+    assert "curve_digest" not in other.info
+
+
 def test_other_ways_shots_and_layers_than_trained_are_named(tiny_config):
     config = tiny_config(
         dataset="glyphs", model="linnet", hidden=(4,), method="maml", ways=3, shots=2, points=None, iterations=0

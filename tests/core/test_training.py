@@ -495,13 +495,42 @@ def test_a_last_loss_that_exploded_is_a_divergence(tiny_config, monkeypatch):
 def test_a_run_that_another_process_is_at_is_left_out_with_its_seeds(tiny_config, tmp_path):
     ours, theirs, sibling = tiny_config(method="maml"), tiny_config(), tiny_config(seed=1)
     held = claim(tmp_path / "runs" / theirs.id)
-    with pytest.raises(UserError, match=f"another process is training {theirs.id}, {sibling.id}; the other runs are"):
+    told = f"another process is training {theirs.id}; {sibling.id} waited for .*; the other runs are"
+    with pytest.raises(UserError, match=told):
         meta_train_many([ours, theirs, sibling], results=tmp_path, progress=False)
     assert load_run(tmp_path / "runs" / ours.id).status == "ok"
     assert not (tmp_path / "runs" / sibling.id).exists()
     held.release()
     assert len(meta_train_many([ours, theirs, sibling], results=tmp_path, progress=False)) == 3
     assert not list(tmp_path.rglob(".lock"))
+
+
+def test_a_damaged_run_is_told_of_when_the_others_are_trained(tiny_config, tmp_path):
+    damaged, other = tiny_config(), tiny_config(seed=1)
+    folder = meta_train(damaged, results=tmp_path, progress=False).path
+    (folder / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=f"is damaged.*; remove {folder} to train it again; the other runs"):
+        meta_train_many([damaged, other], results=tmp_path, progress=False)
+    assert load_run(tmp_path / "runs" / other.id).status == "ok"
+
+
+def test_a_damaged_state_says_how_to_go_on(tiny_config, tmp_path):
+    state = tmp_path / "runs" / tiny_config().id / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"")
+    with pytest.raises(UserError, match=r"state\.safetensors is damaged.*; delete it to start again"):
+        meta_train(tiny_config(), results=tmp_path, progress=False)
+    state.unlink()
+    assert meta_train(tiny_config(), results=tmp_path, progress=False).status == "ok"
+
+
+def test_the_last_words_of_the_bar_are_of_the_end(tiny_config, capsys):
+    for every in (0, 2):
+        config = tiny_config(eval_every=every, eval_tasks=50, meta_lr=0.5)
+        run = meta_train(config, results=None, progress=True)
+        start, end = (run.curve["accuracy"].iloc[i] for i in (2, -1))
+        assert f"{start:.3f}" != f"{end:.3f}"
+        assert f"test acc {end:.3f}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_run_that_needs_too_much_memory_is_told_of_and_the_others_are_finished(tiny_config, tmp_path, monkeypatch):
