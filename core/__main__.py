@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--tasks-per-iteration", type=int, help="in place of the preset's (CNN experiments)")
         command.add_argument("--eval-tasks", type=int, help="tasks behind a point of the curve (CNN experiments)")
     resume = commands.add_parser("resume", help="go on with interrupted runs")
-    resume.add_argument("runs", nargs="+", type=Path, help="run folders")
+    resume.add_argument("runs", nargs="+", type=Path, help="run folders, or ids of runs in --results")
     for command in (train, of_paper, cost, resume):
         command.add_argument("--data-dir", help="folder of the data set's files (default: $DATA_DIR)")
         command.add_argument("--device", help="such as cpu or cuda (default: the GPU if there is one)")
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("list", help="list the runs")
     show = commands.add_parser("show", help="show one run: settings, status, curve")
     show.add_argument("run", type=Path, help="run folder, or the id of a run in --results")
-    for command in (train, of_paper, cost, listing, show):
+    for command in (train, of_paper, cost, listing, show, resume):
         command.add_argument("--results", type=Path, default=Path("results"), help="where runs are (default results)")
     return parser
 
@@ -245,7 +245,7 @@ def _download(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace) -> int:
     # A resolved folder has its parents; one with another name than its run's would be written elsewhere.
-    folders = [folder.resolve() for folder in options.runs]
+    folders = [named_run(name, options.results).resolve() for name in options.runs]
     codes = []
     for results in dict.fromkeys(folder.parent.parent for folder in folders):
         configs = []

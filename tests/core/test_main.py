@@ -27,8 +27,9 @@ def test_train_list_show_resume(tmp_path, capsys):
     assert '"method": "klin"' in capsys.readouterr().out
     assert main(["show", folder.name, "--results", str(tmp_path)]) == 0
     assert f'"id": "{folder.name}"' in capsys.readouterr().out
-    assert main(["resume", str(folder), "--device", "cpu", "--quiet"]) == 0
-    assert "is finished already" in capsys.readouterr().out
+    for named in ([str(folder)], [folder.name, "--results", str(tmp_path)]):
+        assert main(["resume", *named, "--device", "cpu", "--quiet"]) == 0
+        assert "is finished already" in capsys.readouterr().out
 
 
 def test_an_experiment_states_its_reductions(tmp_path, capsys):
