@@ -27,6 +27,8 @@ RESULTS = Path(options.get("results", "results" if IS_RECORD else "reproduced"))
 PYTHON = shlex.quote(sys.executable)
 LATE = ".snakemake/out-of-date"
 CHAIN = f"{RESULTS}/chain"
+# What a job prints goes into its log; if it fails, its last words, which say why, are on the screen as well.
+LOGGED = "> {log:q} 2>&1 || {{ code=$?; tail -n 1 {log:q} >&2; exit $code; }}"
 
 
 def late(is_done):
@@ -101,7 +103,7 @@ if not IS_RECORD:
             runtime=24 * 60,
             gpu=0,
         shell:
-            f"echo {{params.told:q}} >&2; {PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} > {{log:q}} 2>&1"
+            f"echo {{params.told:q}} >&2; {PYTHON} -m chain train {{wildcards.group}} {ARGUMENTS} {LOGGED}"
 
     rule study:
         input:
@@ -121,7 +123,7 @@ if not IS_RECORD:
             runtime=12 * 60,
             gpu=0,
         shell:
-            f"echo measure {{wildcards.study}}: {{wildcards.table}} >&2; {PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} > {{log:q}} 2>&1"
+            f"echo measure {{wildcards.study}}: {{wildcards.table}} >&2; {PYTHON} -m chain study {{wildcards.study}} {{wildcards.table}} {ARGUMENTS} {LOGGED}"
 
 
 rule figure:
@@ -136,4 +138,4 @@ rule figure:
         mem_mb=2000,
         runtime=30,
     shell:
-        f"echo draw {{wildcards.figure}} >&2; {DRAW} > {{log:q}} 2>&1"
+        f"echo draw {{wildcards.figure}} >&2; {DRAW} {LOGGED}"

@@ -20,3 +20,9 @@ def one_line(error: BaseException) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words[:201])
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def told(path: object, fault: str, error: BaseException) -> str:
+    """The sentence on a file that could not be read: of an error of ours, which names the file, its own words."""
+    words = str(error)
+    return words if words.startswith(f"{path} ") else f"{path} {fault}: {one_line(error)}"

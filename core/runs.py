@@ -30,7 +30,7 @@ from bounds import Refused
 from bounds.parquet import read_table
 from bounds.tensors import check_safetensors
 from bounds.text import parse_json
-from bounds.words import one_line, shown
+from bounds.words import one_line, shown, told
 from core.config import TrainConfig, is_own
 from core.device import checked_device
 from core.errors import UserError
@@ -304,7 +304,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged, or no file of adaptlens: {one_line(error)}") from error
+        raise UserError(told(path, "is damaged, or no file of adaptlens", error)) from error
     if text.get("digest", "") not in ("", _digest(text["adaptlens"], tensors)):
         raise UserError(f"{path} is damaged: it is not what was written")
     return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
@@ -520,10 +520,10 @@ def _read_curve(path: Path, digest: object) -> pd.DataFrame:
         if table.column_names != list(CURVE_COLUMNS):
             raise Refused(f"it has the columns {shown(table.column_names)}, not {', '.join(CURVE_COLUMNS)}")
         if digest not in (None, _digest_of_file(path)):
-            raise Refused("it is not the one that was written with this run")
+            raise Refused(f"{path} is damaged, or of another run: it is not the one that was written with this")
         return table.to_pandas(ignore_metadata=True).astype(CURVE_COLUMNS)
     except (OSError, ValueError, TypeError) as error:  # pandas says ValueError where a whole number is missing
-        raise UserError(f"{path} is missing or damaged: {one_line(error)}") from error
+        raise UserError(told(path, "is missing or damaged", error)) from error
 
 
 def _check_info(info: dict[str, Any], path: Path) -> str:

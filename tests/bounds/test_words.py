@@ -18,3 +18,8 @@ def test_what_another_library_says_is_told_in_a_line():
     assert one_line(ValueError("a\n b\x00\u00e9")) == "a b\\x00\u00e9"
     assert one_line(KeyError()) == "KeyError"
     assert one_line(ValueError("a" * 1000)) == "a" * 200 + "..."
+
+
+def test_a_sentence_that_names_the_file_is_not_put_into_another():
+    assert told("a/b", "is damaged", ValueError("a/b has 3 parts")) == "a/b has 3 parts"
+    assert told("a/b", "is damaged", ValueError("a/bc has\n3 parts")) == "a/b is damaged: a/bc has 3 parts"

@@ -89,7 +89,7 @@ def of_another_shape(path):
         ("weights.safetensors", lambda p: save_file({"a": torch.ones(1)}, p), "damaged, or no file of adaptlens"),
         ("weights.safetensors", of_another_run, "weights.safetensors is of run 'other', not of synthetic-"),
         ("weights.safetensors", of_another_shape, r"theta\['fc.weight'\] has shape \(2, 2\), but model 'lr' needs"),
-        ("curve.parquet", cut, "curve.parquet is missing or damaged"),
+        ("curve.parquet", cut, "curve.parquet is truncated, damaged"),
         ("curve.parquet", lambda p: p.unlink(), "curve.parquet is missing or damaged"),
     ],
 )
