@@ -1,6 +1,6 @@
 """What files hold stands in a sentence in one line, and short."""
 
-from bounds.words import listed, one_line, shown
+from bounds.words import listed, one_line, shown, told
 
 
 def test_a_value_is_short():
