@@ -14,7 +14,10 @@ from core.files import read_json
 from core.runs import load_tensors
 
 # Of runs that are trained together one may be finished when the process dies; the others then go on without it.
-_OF_THE_MOMENT = ("trained_together", "date", "wall_seconds", "seconds", "command", "digest", "digests")
+# Digests are of such files, or of a curve, which is looked at itself.
+_OF_THE_MOMENT = (
+    "trained_together", "date", "wall_seconds", "seconds", "command", "digest", "digests", "curve_digest",
+)  # fmt: skip
 LOCK = ".lock"
 DIGITS = 2  # of weights and measurements that are around 1, where rounding is seven digits behind
 DRAWN = (".png", ".pdf", ".svg", ".md", ".tex", ".html")
