@@ -60,6 +60,8 @@ def measure(name: str, configs: Sequence[TrainConfig], iterations: int = 20, com
         compile: whether the meta-gradient is compiled.
     """
     machine, load = this_machine(), os.getloadavg()[0]
+    # Thousands of steps on the same tasks would diverge at the rates of the paper, and then be no steps any more.
+    configs = [replace(c, meta_lr=1e-9 * c.meta_lr) for c in configs]
     config = configs[0]
     options = config.task_options()
     sources = {c.seed: make_tasks(c.dataset, seed=c.seed, **options) for c in configs}

@@ -165,7 +165,8 @@ _LINNET = Workload(
     "linnet_5_seeds", "training", "linnet", "maml", 1, 1.9, 1, seeds=5,
     least={"eager": 10, "compiled": 10}, aim={"eager": 25, "compiled": 25},
     scaling={"seeds": (1, 2, 5, 10), "width": (16, 64, 256)},
-    notes="Drawing the tasks is the limit: 100,000 normals a seed, at some 3 ns each, on both cores.",
+    notes="Drawing the tasks is the limit: 100,000 normals a seed, at some 3 ns each, on both cores. Eager, the step's "
+    "Python is in the way of the thread that draws.",
 )  # fmt: skip
 _KLIN = Workload("klin_5_seeds", "training", "lr", "klin", 1, 3.33, 1, seeds=5)
 
@@ -178,7 +179,8 @@ _ALL = (
         "lr_kfc_5way_1shot", "meta-gradient", "lr", "kfc", 2, 0.01, 32, ways=5,
         least={"eager": 15, "compiled": 15}, aim={"eager": 25, "compiled": 25},
         scaling={"tasks": (8, 16, 32, 64), "steps": (1, 2, 4, 8)},
-        notes="Compiled, two thirds of the matrix-product peak: what is left are the products themselves.",
+        notes="Compiled, three fifths of the matrix-product peak, which is oneDNN's: what is left are the products "
+        "themselves, and those of few rows.",
     ),
     _MAML_5_WAY,
     replace(_MAML_10_WAY, name="cnn4_maml_10way_5shot_8", tasks=8),
