@@ -113,4 +113,5 @@ def test_a_loss_that_was_not_looked_at_is_not_shown(train, monkeypatch):
     monkeypatch.setattr(Group, "progress", property(lambda group: shown.append(progress(group)) or shown[-1]))
     train(100, {}, eval_every=0)
     train(1, {}, eval_every=0)
-    assert [text.startswith("test acc ") for text in shown] == [True, False]
+    # At the first iteration and at the end, of each training.
+    assert [text.startswith("test acc ") for text in shown] == [True, False, False, False]
