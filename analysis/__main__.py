@@ -119,6 +119,9 @@ def _load(options: argparse.Namespace, damaged: list[str]) -> list[Run]:
         print(f"skipped {row.path}: {row.status}", file=sys.stderr)
         if row.status != "unfinished":
             damaged.append(str(row.id))
+    if not finished.any():
+        where = options.results / "runs"
+        raise StudyError(f"there is no finished run in {where}; to train one: python -m core train --help")
     runs = []
     for folder in map(Path, listed[finished]["path"]):
         if is_own(read_config(folder).model):
@@ -129,9 +132,6 @@ def _load(options: argparse.Namespace, damaged: list[str]) -> list[Run]:
         except UserError as error:
             print(f"skipped {folder}: {error}", file=sys.stderr)
             damaged.append(folder.name)
-    if not finished.any():
-        where = options.results / "runs"
-        raise StudyError(f"there is no finished run in {where}; to train one: python -m core train --help")
     return runs
 
 

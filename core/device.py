@@ -1,4 +1,6 @@
-"""Where tensors live."""
+"""Where tensors live, and what the CPU is."""
+
+from pathlib import Path
 
 import torch
 
@@ -20,3 +22,12 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     if where.type not in ("cpu", "cuda"):  # Metal has no float64, which curves are measured in
         raise UserError(f"device {str(device)!r} is of a kind that is not supported: give cpu or cuda")
     return where
+
+
+def cpu_entry(name: str) -> str | None:
+    """What Linux says of the CPU under `name`, such as "vendor_id"; None where nothing does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)

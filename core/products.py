@@ -6,10 +6,11 @@ GFLOP/s in the one and 107 in the other.
 """
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from core.device import cpu_entry
 
 # Multiplications, and rows and columns, below which a call of oneDNN costs more than it saves.
 LEAST = 2**21
@@ -81,13 +82,5 @@ def onednn_is_faster() -> bool:
     that has not: on one machine the same run has the same numbers.
     """
     has_long_vectors = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return has_onednn() and torch.backends.mkl.is_available() and has_long_vectors and _maker() != "GenuineIntel"
-
-
-def _maker() -> str:
-    """Of the CPU, as Linux tells it; that of the CPUs that MKL is made for where nothing does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
-    except (OSError, StopIteration):
-        return "GenuineIntel"
+    is_for_another_make = cpu_entry("vendor_id") not in ("GenuineIntel", None)
+    return has_onednn() and torch.backends.mkl.is_available() and has_long_vectors and is_for_another_make

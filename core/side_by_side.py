@@ -60,6 +60,9 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
         def wishes() -> tuple[bool, bool]:
             return stop.is_set(), time.monotonic() - last_saved > CHECKPOINT_SECONDS
 
+        def tell() -> None:
+            bar.set_postfix({g.label: g.progress for g in groups if g.configs}, refresh=False)
+
         for group in groups:
             group.check_alike()
         for iteration in range(first.iteration, target + 1):
@@ -73,7 +76,7 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
             del fixed_tasks
             ending = [group for group in groups if group.configs and iteration == group.target]
             if ending:  # the bar's last words are of the end
-                bar.set_postfix({g.label: g.progress for g in groups if g.configs}, refresh=False)
+                tell()
             for group in ending:
                 group.finish()
             to_stop, to_save = team.granted(wishes)
@@ -100,7 +103,7 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
             batches.only({config.seed for group in active for config in group.configs})
             bar.update()
             if iteration % 20 == 0:
-                bar.set_postfix({g.label: g.progress for g in active if g.configs}, refresh=False)
+                tell()
         if team.any(stop.is_set()):
             raise Interrupted(f"stopped after the last of {target} iterations; these runs are finished")
 

@@ -145,9 +145,8 @@ def meta_train_many(
             except UserError as error:
                 if model is not None or tasks is not None:  # which may not be those of the run
                     raise
-                left_out.append(
-                    f"{error}; remove {folder_of(config)} to train it again"
-                )  # the others are trained first
+                # Told at the end: the others are trained first.
+                left_out.append(f"{error}; remove {folder_of(config)} to train it again")
         for together in _of_the_same_tasks(unfinished, saved):
             groups = []
             for family in together:

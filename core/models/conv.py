@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm
-from core.models.convolution import convolution
+from core.models.convolution import convolution, wants_channels_last
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
 from core.task_parameter import TaskParameter
@@ -89,24 +88,16 @@ class _Convolution(nn.Conv2d):
         return groups.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
-def _wants_channels_last(x: Tensor) -> bool:
-    """Whether a pixel's channels are to lie next to one another: on a CPU in full precision.
-
-    Otherwise its convolutions copy all that goes in and comes out, and batch normalisation takes twice as long.
-    """
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-
-
 def _as_examples(x: Tensor) -> Tensor:
     """(N, n, channels, height, width) as (N * n, channels, height, width)."""
-    if not _wants_channels_last(x):
+    if not wants_channels_last(x):
         return x.flatten(0, 1)
     return _with_channels_last(x.permute(0, 1, 3, 4, 2).flatten(2).flatten(0, 1), x.shape[3:])
 
 
 def _as_groups(x: Tensor) -> Tensor:
     """(N, n, channels, height, width) as (n, N * channels, height, width)."""
-    if not _wants_channels_last(x):
+    if not wants_channels_last(x):
         return x.transpose(0, 1).flatten(1, 2)
     return _with_channels_last(x.permute(1, 3, 4, 0, 2).flatten(1), x.shape[3:])
 

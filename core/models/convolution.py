@@ -31,6 +31,14 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
     return out
 
 
+def wants_channels_last(x: Tensor) -> bool:
+    """Whether a pixel's channels are to lie next to one another: on a CPU in full precision.
+
+    Otherwise its convolutions copy all that goes in and comes out, and batch normalisation takes twice as long.
+    """
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
 Settings = tuple[int, int, int]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.device import cpu_entry
 from core.products import has_onednn, onednn_product
 
 PEAK_SIZE = 2048  # rows and columns of the products that give the machine's peak
@@ -42,11 +43,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """This one, as it is now: another process beside this one lowers the peak as it lowers everything."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
+    cpu = cpu_entry("model name") or platform.processor() or platform.machine()
     return Machine(cpu, os.cpu_count() or 1, torch.get_num_threads(), matrix_peak())
 
 
