@@ -16,7 +16,8 @@ from analysis.snapshots import Probe, Snapshot, carry_out
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
 from core.adaptation import one_replica
-from core.evaluation import as_table, default_chunk, measure, warn_of_diverged
+from core.crew import alone
+from core.evaluation import as_table, default_chunk, measure, shared_out, warn_of_diverged
 from core.forward import batched_forward
 from core.inner_loop import InnerLoop, State, Walk, inner_loop
 from core.models.layers import cut, stages
@@ -78,21 +79,31 @@ def intervene(
         raise StudyError(f"a probe cannot be called {', '.join(taken)}: the table has such a column")
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
     num_classes = episodes.num_classes()
-    size = default_chunk(run.model, episodes)
     jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
     values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
     seen: dict[tuple[str, int], list[pd.DataFrame]] = {key: [] for key in values}
+    # A function of the user's is called by one thread alone.
+    is_ours = not probes and not any(plan.calls_functions for plan in plans.values())
+    crew, size = shared_out(run.model, episodes) if is_ours else (alone(), default_chunk(run.model, episodes))
     with progress_bar(total=len(jobs) * num_tasks, unit="task", shown=progress, leave=False) as bar:
-        for first in range(0, num_tasks, size):
+
+        def of_part(first: int) -> list[tuple[Tensor, pd.DataFrame]]:
             part = episodes[first : first + size]
             inputs = _Inputs(run, part, num_classes)
+            measured = []
             for name, plan, draw in jobs:
                 bar.set_postfix_str(name, refresh=False)
                 streams = [generator(seed, "intervention", first + i, draw) for i in range(part.num_tasks)]
                 found, columns = _measure(run, plan, inputs, streams, probes or {})
+                measured.append((found, columns.assign(task=columns["task"] + first)))
+                with bar.get_lock():
+                    bar.update(part.num_tasks)
+            return measured
+
+        for measured in crew.each(of_part, range(0, num_tasks, size)):
+            for (name, _, draw), (found, columns) in zip(jobs, measured, strict=True):
                 values[name, draw].append(found)
-                seen[name, draw].append(columns.assign(task=columns["task"] + first))
-                bar.update(part.num_tasks)
+                seen[name, draw].append(columns)
     parts = []
     for (name, draw), chunks in values.items():
         table = as_table(torch.cat(chunks)).assign(intervention=name, draw=draw)
@@ -183,8 +194,9 @@ def _measure(
     plain = not (plan.before or plan.between or plan.updates or plan.permutes_labels)
     shares_first_step = run.rule.is_gradient_descent and steps > 0 and plain and not probes
     values = []
-    # Plans that leave adaptation as it is are walked as evaluation walks, to be equal bit for bit.
-    if shares_first_step and len(adapted) < len(names):
+    # Plans that leave adaptation as it is are walked as evaluation walks, to be equal bit for bit; and where nothing
+    # adapts, all steps are measured in one way, to be equal to the start.
+    if shares_first_step and 0 < len(adapted) < len(names):
         theta_1, at_start = inputs.first_step()
         theta = {name: theta_1[name] if name in adapted else tensor for name, tensor in theta.items()}
         values, steps = [at_start], steps - 1

@@ -58,7 +58,7 @@ from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns, to_float64
 from core import Run, TrainConfig
 from core.adaptation import one_replica
-from core.evaluation import as_table, default_chunk, measure
+from core.evaluation import as_table, measure, shared_out
 from core.inner_loop import inner_loop
 from core.methods import METHODS
 from core.optimizers.base import MetaOptimizer, Parts, split_key
@@ -313,15 +313,16 @@ def adaptations(run: Run) -> dict[str, Adaptation]:
 def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFrame:
     """The rows of the aspects `alignment` and `comparison`."""
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    size = default_chunk(run.model, episodes)
+    crew, size = shared_out(run.model, episodes)
     plans = adaptations(run)
     as_trained = next(iter(plans))
     loop = run.config.inner_loop(list(run.theta))
     values: dict[str, list[Tensor]] = {name: [] for name in plans}
     aligned = []
     with progress_bar(total=len(plans) * num_tasks, unit="task", shown=progress, leave=False) as bar:
-        for first in range(0, num_tasks, size):
-            part = episodes[first : first + size]
+
+        def of_part(first: int) -> tuple[list[Tensor], Tensor]:
+            part, measured = episodes[first : first + size], []
             for name, plan in plans.items():
                 rule = plan.rule()
                 if name == as_trained:
@@ -330,9 +331,15 @@ def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFram
                     run.model, rule, one_replica(run.theta), one_replica(plan.xi), part.support_x, part.support_y,
                     part.kind, replace(loop, steps=plan.steps), create_graph=False,
                 )  # fmt: skip
-                values[name].append(measure(walk, part, plan.steps))
-                bar.update(part.num_tasks)
-            aligned.append(torch.stack(watched.found, -1) if watched.found else torch.empty(3, part.num_tasks, 0))
+                measured.append(measure(walk, part, plan.steps))
+                with bar.get_lock():
+                    bar.update(part.num_tasks)
+            return measured, torch.stack(watched.found, -1) if watched.found else torch.empty(3, part.num_tasks, 0)
+
+        for measured, found in crew.each(of_part, range(0, num_tasks, size)):
+            for name, points in zip(plans, measured, strict=True):
+                values[name].append(points)
+            aligned.append(found)
     parts = [as_table(torch.cat(chunks)).assign(adaptation=name) for name, chunks in values.items()]
     comparison = mark_diverged(
         pd.concat(parts, ignore_index=True).assign(status=run_columns(run)["status"]), run, ["adaptation", "task"],

@@ -9,7 +9,7 @@ import torch
 from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns
 from core import Run, adapt
-from core.evaluation import default_chunk, diverged_rows
+from core.evaluation import diverged_rows, shared_out
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
 from core.task_parameter import TaskParameter
@@ -41,10 +41,10 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
         raise StudyError("name at least one position on the line")
     config = run.config
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    size = default_chunk(run.model, episodes)
-    rows = []
-    for first in range(0, num_tasks, size):
-        part = episodes[first : first + size]
+    crew, size = shared_out(run.model, episodes)
+
+    def of_part(first: int) -> pd.DataFrame:
+        part, rows = episodes[first : first + size], []
         end = adapt(
             run.model, run.rule, run.theta, run.xi, part, steps=config.steps, lr=config.adapt_lr,
             lr_scope=config.lr_scope, adapted=run.adapted,
@@ -70,7 +70,9 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
                         }
                     )
                 )
-    table = pd.concat(rows, ignore_index=True)
+        return pd.concat(rows, ignore_index=True)
+
+    table = pd.concat(crew.each(of_part, range(0, num_tasks, size)), ignore_index=True)
     table = table.assign(**run_columns(run), task_seed=seed, **setting_columns(run, len(table)))
     # A task diverged if adaptation did, which its line says from 0 to 1. What lies beyond says nothing of that.
     lost = diverged_rows(table, episodes.kind) & table["position"].between(0, 1)

@@ -1,6 +1,6 @@
 """The meta-gradient through the inner loop, and adaptation by itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from core.backpropagation import gradient_of_chunk
+from core.crew import Crew, crew_for
 from core.errors import UserError, unknown_name
 from core.forward import map_tasks
 from core.inner_loop import Bound, InnerLoop, LrScope, Tensors, inner_loop
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer, check_tensors
 from core.tasks.base import Episodes, check_not_empty
+
+MetaGradient = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 def replica_meta_gradient(
@@ -26,7 +29,7 @@ def replica_meta_gradient(
     *,
     tasks_per_chunk: int | None = None,
     rematerialise: bool = False,
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+) -> MetaGradient:
     """Meta-losses and meta-gradients of S replicas at once.
 
     Args:
@@ -47,34 +50,68 @@ def replica_meta_gradient(
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
-    chunk_losses: list[Tensor] = []
-    total: list[dict[str, Tensor]] = [{}, {}]
-    for part in chunks(episodes, num_replicas, tasks_per_chunk):
-        losses, *gradients = gradient_of_chunk(
-            model, rule, theta, xi, part, loop, scale=1 / num_tasks, rematerialise=rematerialise
-        )
-        chunk_losses.append(losses.view(num_replicas, -1))
-        for sums, gradient, tensors in zip(total, gradients, (theta, xi), strict=True):
-            for name, grad in gradient.items():
-                added = grad.to(tensors[name].dtype)  # not in the precision of the tasks
-                sums[name] = sums[name] + added if name in sums else added
-    g_theta, g_xi = (
-        {name: sums[name] if name in sums else torch.zeros_like(like) for name, like in tensors.items()}
-        for sums, tensors in zip(total, (theta, xi), strict=True)
+
+    def of_part(part: Episodes) -> MetaGradient:
+        return share_of_gradient(model, rule, theta, xi, part, loop, num_tasks, rematerialise=rematerialise)
+
+    crew = crew_for(model, episodes, checked_size(tasks_per_chunk, num_tasks))
+    return added_up(crew.each(of_part, chunks(episodes, num_replicas, tasks_per_chunk, crew)))
+
+
+def share_of_gradient(
+    model: nn.Module,
+    rule: MetaOptimizer,
+    theta: Tensors,
+    xi: Tensors,
+    episodes: Episodes,
+    loop: InnerLoop,
+    num_tasks: int,
+    *,
+    rematerialise: bool = False,
+) -> MetaGradient:
+    """What `episodes`, which are some of each replica's `num_tasks` tasks, contribute to `replica_meta_gradient`."""
+    num_replicas = len(next(iter(theta.values())))
+    losses, *gradients = gradient_of_chunk(
+        model, rule, theta, xi, episodes, loop, scale=1 / num_tasks, rematerialise=rematerialise
     )
-    return torch.cat(chunk_losses, dim=1).mean(dim=1), g_theta, g_xi
+    g_theta, g_xi = (
+        # Not in the precision of the tasks.
+        {name: found[name].to(x.dtype) if name in found else torch.zeros_like(x) for name, x in tensors.items()}
+        for found, tensors in zip(gradients, (theta, xi), strict=True)
+    )
+    return losses.view(num_replicas, -1).sum(dim=1) / num_tasks, g_theta, g_xi
 
 
-def chunks(episodes: Episodes, num_replicas: int, tasks_per_chunk: int | None) -> Iterator[Episodes]:
-    """The episodes of all replicas, `tasks_per_chunk` tasks of each at a time; None for all at once.
+def added_up(shares: Iterable[MetaGradient]) -> MetaGradient:
+    """The sum of what some tasks each contribute, from the first to the last."""
+    shares = iter(shares)
+    loss, g_theta, g_xi = next(shares)
+    for more_loss, more_theta, more_xi in shares:
+        loss = loss + more_loss
+        g_theta = {name: grad + more_theta[name] for name, grad in g_theta.items()}
+        g_xi = {name: grad + more_xi[name] for name, grad in g_xi.items()}
+    return loss, g_theta, g_xi
+
+
+def checked_size(tasks_per_chunk: int | None, num_tasks: int) -> int:
+    """How many of a replica's tasks go through at once; None stands for all.
+
+    Raises:
+        UserError: for fewer than one.
+    """
+    if tasks_per_chunk is not None and tasks_per_chunk < 1:
+        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    return num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
+
+
+def chunks(episodes: Episodes, num_replicas: int, tasks_per_chunk: int | None, crew: Crew) -> Iterator[Episodes]:
+    """The episodes of all replicas in parts for the crew, who together have `tasks_per_chunk` tasks of each at a time.
 
     Raises:
         UserError: for fewer than one task a chunk.
     """
     num_tasks = episodes.num_tasks // num_replicas
-    size = num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
-    if size < 1:
-        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    size = crew.tasks_each(num_tasks, -(-checked_size(tasks_per_chunk, num_tasks) // crew.size))
     for start in range(0, num_tasks, size):
         yield replica_slice(episodes, num_replicas, start, start + size)
 

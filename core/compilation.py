@@ -1,11 +1,13 @@
 """The meta-gradient as one compiled function."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import replica_meta_gradient
+from core.adaptation import MetaGradient, added_up, checked_size, chunks, share_of_gradient
+from core.crew import crew_for
 from core.errors import UserError
 from core.inner_loop import InnerLoop
 from core.memory import is_out_of_memory
@@ -13,7 +15,6 @@ from core.optimizers.base import MetaOptimizer
 from core.tasks.base import Episodes
 
 Tensors = Mapping[str, Tensor]
-MetaGradient = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 def compile_meta_gradient(
@@ -28,10 +29,10 @@ def compile_meta_gradient(
 ) -> Callable[[Tensors, Tensors, Episodes], MetaGradient]:
     """`replica_meta_gradient` of this model, rule and loop, compiled for arguments of these shapes.
 
-    The computation, backward passes included, is recorded once as a flat list of tensor operations, which PyTorch's
-    compiler fuses. That takes from ten seconds to minutes, and pays off where iterations are many: the step
-    itself is 5 times faster for LinNet on synthetic tasks, 1.3 times where large matrix products take most of the
-    time. The same up to rounding.
+    The computation for a chunk of tasks, backward passes included, is recorded once as a flat list of tensor
+    operations, which PyTorch's compiler fuses. That takes from ten seconds to minutes, and pays off where iterations
+    are many: the step itself is 5 times faster for LinNet on synthetic tasks, 1.3 times where large matrix products
+    take most of the time. The same up to rounding.
 
     Raises:
         UserError: if there is no C++ compiler, or the model cannot be recorded (its operations depend on the data).
@@ -40,30 +41,40 @@ def compile_meta_gradient(
     from torch._dynamo.exc import BackendCompilerFailed
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    num_replicas = len(next(iter(theta.values())))
+    num_tasks = episodes.num_tasks // num_replicas
+    crew = crew_for(model, episodes, checked_size(tasks_per_chunk, num_tasks))
+    compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of tasks: the last part may have fewer
+
     def flat(
         theta: Tensors, xi: Tensors, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor
     ) -> MetaGradient:
-        parts = Episodes(support_x, support_y, query_x, query_y, episodes.kind)
-        return replica_meta_gradient(model, rule, theta, xi, parts, loop, tasks_per_chunk=tasks_per_chunk)
+        part = Episodes(support_x, support_y, query_x, query_y, episodes.kind)
+        return share_of_gradient(model, rule, theta, xi, part, loop, num_tasks)
 
-    def tensors_of(episodes: Episodes) -> tuple[Tensor, ...]:
-        return episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y
+    def tensors_of(part: Episodes) -> tuple[Tensor, ...]:
+        return part.support_x, part.support_y, part.query_x, part.query_y
+
+    def of_part(theta: Tensors, xi: Tensors, part: Episodes) -> MetaGradient:
+        with torch.no_grad():
+            return compiled[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))
+
+    def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:
+        parts = chunks(episodes, num_replicas, tasks_per_chunk, crew)
+        return added_up(crew.each(partial(of_part, theta, xi), parts))
 
     try:
-        recorded = make_fx(flat)(dict(theta), dict(xi), *tensors_of(episodes))
-        recorded.graph.eliminate_dead_code()
-        recorded.recompile()
-        compiled = torch.compile(recorded)
-        with torch.no_grad():
-            compiled(dict(theta), dict(xi), *tensors_of(episodes))
+        for part in chunks(episodes, num_replicas, tasks_per_chunk, crew):
+            if part.num_tasks not in compiled:
+                recorded = make_fx(flat)(dict(theta), dict(xi), *tensors_of(part))
+                recorded.graph.eliminate_dead_code()
+                recorded.recompile()
+                # Its loops are shared out among as many threads as were said here.
+                compiled[part.num_tasks] = torch.compile(recorded, options={"cpp.threads": crew.threads_each})
+                of_part(theta, xi, part)  # is when it is compiled
     except (BackendCompilerFailed, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the meta-gradient cannot be compiled here, train without compile: {reason}") from error
-
-    def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:
-        with torch.no_grad():
-            return compiled(dict(theta), dict(xi), *tensors_of(episodes))
-
     return run

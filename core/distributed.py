@@ -19,8 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.adaptation import replica_slice
-from core.compilation import MetaGradient
+from core.adaptation import MetaGradient, replica_slice
 from core.errors import UserError
 from core.tasks.base import Episodes, bytes_of
 

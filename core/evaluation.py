@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.adaptation import checked_loop, differentiable, explained, one_replica, replica_slice
+from core.crew import Crew, crew_for
 from core.errors import UserError
 from core.inner_loop import InnerLoop, LrScope, Walk, inner_loop
 from core.losses import task_accuracies, task_losses
@@ -49,8 +50,8 @@ def replica_evaluate(
         episodes: S * T tasks, replica by replica.
         loop: how a task is adapted to.
         query_only_at_end: measure the query set after the last step only.
-        tasks_per_chunk: tasks of each replica that go through at once; by default as many as a CPU's cache holds, or
-            keep a GPU busy.
+        tasks_per_chunk: tasks of each replica that go through at once; by default as many as the caches of a CPU's
+            cores hold, or keep a GPU busy.
 
     Returns:
         (S, T, K, 2 sets, 2 measures): sets are support and query, measures are loss and accuracy; K is steps + 1, or
@@ -62,14 +63,18 @@ def replica_evaluate(
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
     if tasks_per_chunk is None:
-        tasks_per_chunk = default_chunk(model, episodes, num_replicas)
-    chunks = []
-    for start in range(0, num_tasks, tasks_per_chunk):
-        part = replica_slice(episodes, num_replicas, start, start + tasks_per_chunk)
+        crew, size = shared_out(model, episodes, num_replicas)
+    else:
+        crew = crew_for(model, episodes, min(tasks_per_chunk, num_tasks))
+        size = crew.tasks_each(num_tasks, -(-tasks_per_chunk // crew.size))
+
+    def of_part(start: int) -> Tensor:
+        part = replica_slice(episodes, num_replicas, start, start + size)
         walk = inner_loop(model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False)
         points = measure(walk, part, loop.steps, query_only_at_end=query_only_at_end)
-        chunks.append(points.unflatten(0, (num_replicas, -1)))
-    return torch.cat(chunks, dim=1)
+        return points.unflatten(0, (num_replicas, -1))
+
+    return torch.cat(list(crew.each(of_part, range(0, num_tasks, size))), dim=1)
 
 
 def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bool = False) -> Tensor:
@@ -93,8 +98,15 @@ def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bo
     return torch.stack(points, dim=1)
 
 
+def shared_out(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> tuple[Crew, int]:
+    """Who measures tasks like these, and how many of each replica's tasks each of them takes at a time."""
+    num_tasks = episodes.num_tasks // num_replicas
+    crew = crew_for(model, episodes, num_tasks)
+    return crew, crew.tasks_each(num_tasks, default_chunk(model, episodes, num_replicas))
+
+
 def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> int:
-    """How many tasks of each replica go through at once: as many as fit, and a large network's copies."""
+    """How many tasks of each replica a core, or a GPU, takes at once: as many as fit, and a large network's copies."""
     growth = CONVOLUTION_GROWTH if any(isinstance(module, nn.Conv2d) for module in model.modules()) else 1
     held = CHUNK_NUMBERS if episodes.support_x.device.type == "cpu" else GPU_CHUNK_NUMBERS
     examples = max(episodes.support_x[0].numel(), episodes.query_x[0].numel())

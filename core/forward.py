@@ -50,7 +50,7 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
     """
     for name, parameter in theta.items():
         parameter.adapts = name in adapted
-    if _is_as_made(model) and _knows_tasks(model):
+    if knows_tasks(model):
         return model.forward_tasks(theta, x)
     common = {name: parameter.common() for name, parameter in theta.items()}
     shared = {name: tensor for name, tensor in common.items() if tensor is not None}
@@ -58,7 +58,12 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
     return map_tasks(model, own, shared, x)[0]
 
 
-def _knows_tasks(model: nn.Module) -> TypeGuard[KnowsTasks]:
+def knows_tasks(model: nn.Module) -> TypeGuard[KnowsTasks]:
+    """Whether it is called by its `forward_tasks`, see `batched_forward`."""
+    return _is_as_made(model) and _knows_tasks(model)
+
+
+def _knows_tasks(model: nn.Module) -> bool:
     """Whether its `forward_tasks` is that of its `forward`, and not of one that a subclass or the user wrote anew."""
     if "forward" in vars(model):
         return False

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bounds.words import shown
-from core.adaptation import replica_meta_gradient, replica_slice
+from core.adaptation import MetaGradient, replica_meta_gradient, replica_slice
 from core.chunking import AUTO, Chunk, checked_chunk, fastest_chunk, kept_chunk
-from core.compilation import MetaGradient, compile_meta_gradient
+from core.compilation import compile_meta_gradient
 from core.config import TrainConfig
 from core.distributed import ALONE, Alone
 from core.errors import UserError

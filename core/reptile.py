@@ -1,9 +1,10 @@
 """What Reptile descends (Nichol, Achiam and Schulman, 2018): the way back from where adaptation ends."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from core.adaptation import chunks
+from core.adaptation import MetaGradient, added_up, checked_size, chunks
+from core.crew import crew_for
 from core.inner_loop import InnerLoop, Tensors, inner_loop
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer
@@ -19,7 +20,7 @@ def replica_reptile_gradient(
     loop: InnerLoop,
     *,
     tasks_per_chunk: int | None = None,
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+) -> MetaGradient:
     """theta_0 - mean over tasks of theta_steps, in the place of a meta-gradient; arguments as `replica_meta_gradient`.
 
     A step of plain SGD at rate e then is theta_0 + e (mean theta_steps - theta_0), equation 1 of the reference with a
@@ -34,16 +35,19 @@ def replica_reptile_gradient(
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
-    ways_back = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
-    losses = theta[next(iter(theta))].new_zeros(num_replicas)
-    for part in chunks(episodes, num_replicas, tasks_per_chunk):
+
+    def of_part(part: Episodes) -> MetaGradient:
         *_, (state, forward, _) = inner_loop(
             model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False
         )
+        ways_back = {}
         with torch.no_grad():
-            query = task_losses(forward(part.query_x), part.query_y, part.kind)
-            losses += query.view(num_replicas, -1).sum(1) / num_tasks
+            losses = task_losses(forward(part.query_x), part.query_y, part.kind)
             for name, start in theta.items():
                 ends = state.theta[name].materialise().unflatten(0, (num_replicas, -1))
-                ways_back[name] += (start.unsqueeze(1) - ends).sum(1) / num_tasks
-    return losses, ways_back, {name: torch.zeros_like(tensor) for name, tensor in xi.items()}
+                ways_back[name] = (start.unsqueeze(1) - ends).sum(1) / num_tasks
+        return losses.view(num_replicas, -1).sum(1) / num_tasks, ways_back, {}
+
+    crew = crew_for(model, episodes, checked_size(tasks_per_chunk, num_tasks))
+    loss, ways_back, _ = added_up(crew.each(of_part, chunks(episodes, num_replicas, tasks_per_chunk, crew)))
+    return loss, ways_back, {name: torch.zeros_like(tensor) for name, tensor in xi.items()}

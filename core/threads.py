@@ -1,6 +1,8 @@
-"""One thread for work that is too small to be shared."""
+"""How many of PyTorch's threads do some work: one where it is too small to be shared, or others work beside it."""
 
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -64,3 +66,20 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def thread_pool(size: int, threads_each: int) -> ThreadPoolExecutor:
+    """So many of Python's threads, each with so many of PyTorch's."""
+    pool = ThreadPoolExecutor(size)
+    all_are_there = threading.Barrier(size)
+
+    def begin() -> None:
+        torch.get_num_threads()  # PyTorch keeps a number for each thread from when it is first asked for
+        torch.set_num_threads(threads_each)
+        all_are_there.wait()  # or one of them could begin twice
+
+    number = torch.get_num_threads()
+    for future in [pool.submit(begin) for _ in range(size)]:
+        future.result()
+    torch.set_num_threads(number)  # threads to come begin with what was set last
+    return pool

@@ -1,12 +1,10 @@
 """Batches of training tasks, drawn while the previous one is used."""
 
 from collections.abc import Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-
-import torch
+from concurrent.futures import Future
 
 from core.tasks.base import Episodes, TaskSource, concatenate
-from core.threads import threads
+from core.threads import thread_pool, threads
 
 
 class DrawnAhead:
@@ -27,7 +25,7 @@ class DrawnAhead:
         self._sources = dict(sources)
         self._num_tasks = num_tasks
         self._iteration = start
-        self._thread = _single_threaded()
+        self._thread = thread_pool(1, 1)
         self._upcoming: dict[int, Future[Episodes]] = {}
 
     def __enter__(self) -> "DrawnAhead":
@@ -65,14 +63,3 @@ class DrawnAhead:
             key: self._thread.submit(source.sample, "train", self._num_tasks, self._iteration)
             for key, source in self._sources.items()
         }
-
-
-def _single_threaded() -> ThreadPoolExecutor:
-    """A thread whose tensor operations have no threads of their own."""
-    number = torch.get_num_threads()
-    thread = ThreadPoolExecutor(1)
-    # PyTorch keeps a number for each thread, which takes over that of threads to come when it is first asked for.
-    thread.submit(torch.get_num_threads).result()
-    thread.submit(torch.set_num_threads, 1).result()
-    torch.set_num_threads(number)
-    return thread
