@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", help="name of a study, or all")
     parser.add_argument(
-        "--run", type=Path, nargs="+", metavar="RUN", dest="runs",
+        "--run", type=Path, nargs="+", action="extend", metavar="RUN", dest="runs",
         help="run folders, or ids of runs in --results (default: all its finished runs that suit the study)",
     )  # fmt: skip
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of results (default results)")

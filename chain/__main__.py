@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
             if kind is bool:
                 command.add_argument(name, action="store_true", help=HELP[field.name])
             elif typing.get_origin(kind) is tuple:
-                command.add_argument(name, nargs="+", help=HELP[field.name])
+                command.add_argument(name, nargs="+", action="extend", help=HELP[field.name])
             else:
                 command.add_argument(name, type=kind, default=field.default, help=HELP[field.name])
     return parser

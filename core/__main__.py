@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train, or go on training, one run per seed")
     _add_settings(train)
-    train.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run per seed (default 0)")
+    train.add_argument("--seeds", type=int, nargs="+", action="extend", help="one run per seed (default 0)")
     of_paper = commands.add_parser("experiment", help="train all runs of the paper's experiments")
     cost = commands.add_parser("cost", help="estimate what `experiment` will take on this machine, and train nothing")
     for command in (of_paper, cost):
@@ -188,7 +188,7 @@ def _run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     names = {field.name for field in fields(TrainConfig)}
     settings = {name: value for name, value in vars(options).items() if name in names}
-    configs = [TrainConfig.from_dict({**settings, "seed": seed}) for seed in options.seeds]
+    configs = [TrainConfig.from_dict({**settings, "seed": seed}) for seed in options.seeds or [0]]
     return _train_all(configs, options.results, options)
 
 

@@ -46,7 +46,11 @@ def _parser() -> argparse.ArgumentParser:
         help="folder that files are written to (default: figures, in the results), or the report's file (report.html)",
     )  # fmt: skip
     parser.add_argument(
-        "--format", nargs="+", metavar="FORMAT", help=f"any of {', '.join(FORMATS)} (default png); not of the report"
+        "--format",
+        nargs="+",
+        action="extend",
+        metavar="FORMAT",
+        help=f"any of {', '.join(FORMATS)} (default png); not of the report",
     )
     parser.add_argument(
         "--where", nargs="+", action="extend", default=[], metavar="[DATASET:]KEY=VALUE",

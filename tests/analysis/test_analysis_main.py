@@ -70,6 +70,14 @@ def test_one_run_by_its_folder(saved):
     assert len(list((saved / "out" / "linear_collapse").iterdir())) == 1
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_some_runs_named_at_once_or_one_after_the_other(saved, times):
+    first, second, _ = list_runs(saved)["path"]
+    named = ["--run", first, *["--run"] * (times - 1), second]
+    assert main(["training_curves", *named, "--results", str(saved / "out"), "--quiet"]) == 0
+    assert len(list((saved / "out" / "training_curves").iterdir())) == 2
+
+
 @pytest.mark.parametrize("named", ["on the command line", "in the environment"])
 def test_studies_find_the_data_where_they_are_told(saved, monkeypatch, named):
     roots = []

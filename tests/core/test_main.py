@@ -17,7 +17,7 @@ TRAIN = [
 
 
 def test_train_list_show_resume(tmp_path, capsys):
-    assert main([*TRAIN, "--seeds", "0", "1", "--results", str(tmp_path)]) == 0
+    assert main([*TRAIN, "--seeds", "0", "--seeds", "1", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert out.count(": ok, test accuracy 0.") == 2
     assert main(["list", "--results", str(tmp_path)]) == 0
