@@ -104,14 +104,20 @@ def checked_size(tasks_per_chunk: int | None, num_tasks: int) -> int:
     return num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
 
 
-def chunks(episodes: Episodes, num_replicas: int, tasks_per_chunk: int | None, crew: Crew) -> Iterator[Episodes]:
-    """The episodes of all replicas in parts for the crew, who together have `tasks_per_chunk` tasks of each at a time.
+def chunks(
+    episodes: Episodes, num_replicas: int, tasks_per_chunk: int | None, crew: Crew | None = None
+) -> Iterator[Episodes]:
+    """The episodes of all replicas, `tasks_per_chunk` tasks of each at a time; None for all at once.
+
+    With a crew, the parts of each of it, which together are as many.
 
     Raises:
         UserError: for fewer than one task a chunk.
     """
     num_tasks = episodes.num_tasks // num_replicas
-    size = crew.tasks_each(num_tasks, -(-checked_size(tasks_per_chunk, num_tasks) // crew.size))
+    size = checked_size(tasks_per_chunk, num_tasks)
+    if crew is not None:
+        size = crew.tasks_each(num_tasks, -(-size // crew.size))
     for start in range(0, num_tasks, size):
         yield replica_slice(episodes, num_replicas, start, start + size)
 

@@ -1,13 +1,11 @@
 """The meta-gradient as one compiled function."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import MetaGradient, added_up, checked_size, chunks, share_of_gradient
-from core.crew import crew_for
+from core.adaptation import MetaGradient, added_up, chunks, share_of_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
 from core.memory import is_out_of_memory
@@ -43,7 +41,6 @@ def compile_meta_gradient(
 
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
-    crew = crew_for(model, episodes, checked_size(tasks_per_chunk, num_tasks))
     compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of tasks: the last part may have fewer
 
     def flat(
@@ -55,23 +52,21 @@ def compile_meta_gradient(
     def tensors_of(part: Episodes) -> tuple[Tensor, ...]:
         return part.support_x, part.support_y, part.query_x, part.query_y
 
-    def of_part(theta: Tensors, xi: Tensors, part: Episodes) -> MetaGradient:
-        with torch.no_grad():
-            return compiled[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))
-
     def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:
-        parts = chunks(episodes, num_replicas, tasks_per_chunk, crew)
-        return added_up(crew.each(partial(of_part, theta, xi), parts))
+        with torch.no_grad():
+            return added_up(
+                compiled[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))
+                for part in chunks(episodes, num_replicas, tasks_per_chunk)
+            )
 
     try:
-        for part in chunks(episodes, num_replicas, tasks_per_chunk, crew):
+        for part in chunks(episodes, num_replicas, tasks_per_chunk):
             if part.num_tasks not in compiled:
                 recorded = make_fx(flat)(dict(theta), dict(xi), *tensors_of(part))
                 recorded.graph.eliminate_dead_code()
                 recorded.recompile()
-                # Its loops are shared out among as many threads as were said here.
-                compiled[part.num_tasks] = torch.compile(recorded, options={"cpp.threads": crew.threads_each})
-                of_part(theta, xi, part)  # is when it is compiled
+                compiled[part.num_tasks] = torch.compile(recorded)
+        run(theta, xi, episodes)  # is when they are compiled
     except (BackendCompilerFailed, RuntimeError) as error:
         if is_out_of_memory(error):
             raise

@@ -9,10 +9,13 @@ _SAID = (
     "can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "bad allocation",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
 )  # fmt: skip
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt, in glibc's malloc.h
 _KEPT_BYTES = 2**30  # at most kept free at the end of the heap
 # A tensor that is larger has pages of its own. Older versions of glibc refuse more than the second.
 _OWN_PAGES_BYTES = (2**30, 2**25)
+# Threads have heaps of at most 64 MiB, and one that is empty is given back if what is free in it and in the one before
+# is more than this.
+_HEAPS_BYTES = 2**27 + 2**20
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -37,5 +40,5 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # In this order: after the second alone every large tensor is mapped anew, as glibc then no longer learns from use.
     return any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in _OWN_PAGES_BYTES) and (
-        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) == 1
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES) == 1 and mallopt(_TOP_PAD, _HEAPS_BYTES) == 1
     )

@@ -38,7 +38,7 @@ def test_compiled_is_plain_on_other_numbers_than_it_was_made_with(setting):
 @pytest.mark.parametrize(("model", "method", "steps"), [("lr", "kfc", 2), ("cnn", "sgd", 1)])
 def test_what_is_recorded_is_plain_by_either_library(model, method, steps, num_replicas, monkeypatch):
     """Recorded and not compiled, which would take a minute. LR's products are so large that oneDNN makes them."""
-    monkeypatch.setattr(torch, "compile", lambda recorded, options: recorded)
+    monkeypatch.setattr(torch, "compile", lambda recorded: recorded)
     tasks = make_tasks("glyphs", ways=5, shots=1, query_shots=1)
     networks = [make_model(model, tasks, seed=seed) for seed in range(num_replicas)]
     rule = make_optimizer(method, **({"depth": 2} if method == "kfc" else {}))
