@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from analysis.errors import StudyError
-from analysis.interventions import Change, Function, Intervention, relabelled
+from analysis.interventions import Change, Function, Intervention, Noise, relabelled
 from analysis.schemas import SCHEMAS
 from analysis.snapshots import Probe, Snapshot, carry_out
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns
 from core import Episodes, Run
 from core.adaptation import one_replica
-from core.crew import alone
-from core.evaluation import as_table, default_chunk, measure, shared_out, warn_of_diverged
+from core.crew import alone, shared_out
+from core.evaluation import as_table, default_chunk, measure, warn_of_diverged
 from core.forward import batched_forward
 from core.inner_loop import InnerLoop, State, Walk, inner_loop
 from core.models.layers import cut, stages
@@ -46,9 +46,10 @@ def intervene(
 
     Args:
         run: the run, saved or of a module of your own.
-        interventions: by name; None changes nothing, and gives the numbers of `run.evaluate` bit for bit. A plain
-            function is given the parameters of T tasks before adaptation, each (T, *shape) by name, and returns new
-            values of those that it changes.
+        interventions: by name; None changes nothing, and gives the numbers of `run.evaluate`, bit for bit if there are
+            neither probes nor functions, which one thread alone calls (see `core.crew`). A plain function is given the
+            parameters of T tasks before adaptation, each (T, *shape) by name, and returns new values of those that it
+            changes.
         probes: functions of an `analysis.snapshots.Snapshot`, by name, whose numbers are further columns.
         num_tasks: test tasks.
         seed: seed of the test tasks and of the noise.
@@ -82,9 +83,9 @@ def intervene(
     jobs = [(name, plan, draw) for name, plan in plans.items() for draw in range(draws if plan.is_random else 1)]
     values: dict[tuple[str, int], list[Tensor]] = {(name, draw): [] for name, _, draw in jobs}
     seen: dict[tuple[str, int], list[pd.DataFrame]] = {key: [] for key in values}
-    # A function of the user's is called by one thread alone.
-    is_ours = not probes and not any(plan.calls_functions for plan in plans.values())
-    crew, size = shared_out(run.model, episodes) if is_ours else (alone(), default_chunk(run.model, episodes))
+    crew, size = alone(), default_chunk(run.model, episodes)
+    if not probes and not any(map(_calls_functions, plans.values())):
+        crew, size = shared_out(run.model, run.rule, episodes, each=size)
     with progress_bar(total=len(jobs) * num_tasks, unit="task", shown=progress, leave=False) as bar:
 
         def of_part(first: int) -> list[tuple[Tensor, pd.DataFrame]]:
@@ -127,6 +128,11 @@ def _plan(chosen: Intervention | Callable[[dict[str, Tensor]], Mapping[str, Tens
     if callable(chosen):
         return Intervention(before=(Function(chosen),))
     raise StudyError(f"an intervention is one of `analysis`, a function, or None, not {type(chosen).__name__}")
+
+
+def _calls_functions(plan: Intervention) -> bool:
+    """Whether any of its changes calls a function that may be the user's, and so is called by one thread alone."""
+    return bool(plan.updates) or not all(isinstance(change, Noise) for change in (*plan.before, *plan.between))
 
 
 class _Inputs:

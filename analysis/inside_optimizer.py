@@ -58,7 +58,8 @@ from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns, to_float64
 from core import Run, TrainConfig
 from core.adaptation import one_replica
-from core.evaluation import as_table, measure, shared_out
+from core.crew import shared_out
+from core.evaluation import as_table, default_chunk, measure
 from core.inner_loop import inner_loop
 from core.methods import METHODS
 from core.optimizers.base import MetaOptimizer, Parts, split_key
@@ -313,7 +314,7 @@ def adaptations(run: Run) -> dict[str, Adaptation]:
 def on_tasks(run: Run, num_tasks: int, seed: int, progress: bool) -> pd.DataFrame:
     """The rows of the aspects `alignment` and `comparison`."""
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    crew, size = shared_out(run.model, episodes)
+    crew, size = shared_out(run.model, run.rule, episodes, each=default_chunk(run.model, episodes))
     plans = adaptations(run)
     as_trained = next(iter(plans))
     loop = run.config.inner_loop(list(run.theta))

@@ -133,11 +133,6 @@ class Intervention:
         """Whether any of its changes draws random numbers."""
         return self.permutes_labels or any(change.is_random for change in (*self.before, *self.between))
 
-    @property
-    def calls_functions(self) -> bool:
-        """Whether any of its changes calls a function that may be the user's."""
-        return bool(self.updates) or not all(isinstance(change, Noise) for change in (*self.before, *self.between))
-
 
 @dataclass(frozen=True)
 class OfLayers:

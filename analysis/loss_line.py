@@ -9,7 +9,8 @@ import torch
 from analysis.errors import StudyError
 from analysis.tasks import draw_test_tasks, mark_diverged, run_columns, setting_columns
 from core import Run, adapt
-from core.evaluation import diverged_rows, shared_out
+from core.crew import shared_out
+from core.evaluation import default_chunk, diverged_rows
 from core.forward import batched_forward
 from core.losses import task_accuracies, task_losses
 from core.task_parameter import TaskParameter
@@ -41,9 +42,9 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
         raise StudyError("name at least one position on the line")
     config = run.config
     episodes = draw_test_tasks(run.tasks(seed=seed), num_tasks)
-    crew, size = shared_out(run.model, episodes)
+    crew, size = shared_out(run.model, run.rule, episodes, each=default_chunk(run.model, episodes))
 
-    def of_part(first: int) -> pd.DataFrame:
+    def of_part(first: int) -> list[pd.DataFrame]:
         part, rows = episodes[first : first + size], []
         end = adapt(
             run.model, run.rule, run.theta, run.xi, part, steps=config.steps, lr=config.adapt_lr,
@@ -70,9 +71,11 @@ def loss_line(run: Run, *, num_tasks: int = 100, seed: int = 0, positions: Seque
                         }
                     )
                 )
-        return pd.concat(rows, ignore_index=True)
+        return rows
 
-    table = pd.concat(crew.each(of_part, range(0, num_tasks, size)), ignore_index=True)
+    parts = crew.each(of_part, range(0, num_tasks, size))
+    # In an order that is the same in whatever parts.
+    table = pd.concat([rows for alike in zip(*parts, strict=True) for rows in alike], ignore_index=True)
     table = table.assign(**run_columns(run), task_seed=seed, **setting_columns(run, len(table)))
     # A task diverged if adaptation did, which its line says from 0 to 1. What lies beyond says nothing of that.
     lost = diverged_rows(table, episodes.kind) & table["position"].between(0, 1)

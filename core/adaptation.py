@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.backpropagation import gradient_of_chunk
-from core.crew import Crew, crew_for
+from core.crew import shared_out
 from core.errors import UserError, unknown_name
 from core.forward import map_tasks
 from core.inner_loop import Bound, InnerLoop, LrScope, Tensors, inner_loop
@@ -54,8 +54,9 @@ def replica_meta_gradient(
     def of_part(part: Episodes) -> MetaGradient:
         return share_of_gradient(model, rule, theta, xi, part, loop, num_tasks, rematerialise=rematerialise)
 
-    crew = crew_for(model, episodes, checked_size(tasks_per_chunk, num_tasks))
-    return added_up(crew.each(of_part, chunks(episodes, num_replicas, tasks_per_chunk, crew)))
+    check_chunk(tasks_per_chunk)
+    crew, size = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
+    return added_up(crew.each(of_part, chunks(episodes, num_replicas, size)))
 
 
 def share_of_gradient(
@@ -93,33 +94,22 @@ def added_up(shares: Iterable[MetaGradient]) -> MetaGradient:
     return loss, g_theta, g_xi
 
 
-def checked_size(tasks_per_chunk: int | None, num_tasks: int) -> int:
-    """How many of a replica's tasks go through at once; None stands for all.
+def check_chunk(tasks_per_chunk: int | None) -> None:
+    """See that at least one task goes through at once; None stands for all.
 
     Raises:
-        UserError: for fewer than one.
+        UserError: if not.
     """
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
-    return num_tasks if tasks_per_chunk is None else min(tasks_per_chunk, num_tasks)
 
 
-def chunks(
-    episodes: Episodes, num_replicas: int, tasks_per_chunk: int | None, crew: Crew | None = None
-) -> Iterator[Episodes]:
-    """The episodes of all replicas, `tasks_per_chunk` tasks of each at a time; None for all at once.
-
-    With a crew, the parts of each of it, which together are as many.
-
-    Raises:
-        UserError: for fewer than one task a chunk.
-    """
+def chunks(episodes: Episodes, num_replicas: int, size: int | None) -> Iterator[Episodes]:
+    """The episodes of all replicas, `size` tasks of each at a time; None for all at once."""
     num_tasks = episodes.num_tasks // num_replicas
-    size = checked_size(tasks_per_chunk, num_tasks)
-    if crew is not None:
-        size = crew.tasks_each(num_tasks, -(-size // crew.size))
-    for start in range(0, num_tasks, size):
-        yield replica_slice(episodes, num_replicas, start, start + size)
+    step = num_tasks if size is None else size
+    for start in range(0, num_tasks, step):
+        yield replica_slice(episodes, num_replicas, start, start + step)
 
 
 def replica_slice(episodes: Episodes, num_replicas: int, start: int, stop: int) -> Episodes:
@@ -267,13 +257,10 @@ def adapt(
         UserError: as `meta_gradient`.
     """
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
-    size = episodes.num_tasks if tasks_per_chunk is None else tasks_per_chunk
-    if size < 1:
-        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    check_chunk(tasks_per_chunk)
     kind = episodes.kind
     chunk_params, chunk_losses, chunk_xi = [], [], []
-    for start in range(0, episodes.num_tasks, size):
-        part = episodes[start : start + size]
+    for part in chunks(episodes, 1, tasks_per_chunk):
         x, y = differentiable(part.support_x), differentiable(part.support_y)
         losses = []
         walk = inner_loop(model, rule, one_replica(theta), one_replica(xi), x, y, kind, loop, create_graph=False)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import MetaGradient, added_up, chunks, share_of_gradient
+from core.adaptation import MetaGradient, added_up, check_chunk, chunks, share_of_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
 from core.memory import is_out_of_memory
@@ -27,18 +27,20 @@ def compile_meta_gradient(
 ) -> Callable[[Tensors, Tensors, Episodes], MetaGradient]:
     """`replica_meta_gradient` of this model, rule and loop, compiled for arguments of these shapes.
 
-    The computation for a chunk of tasks, backward passes included, is recorded once as a flat list of tensor
-    operations, which PyTorch's compiler fuses. That takes from ten seconds to minutes, and pays off where iterations
-    are many: the step itself is 5 times faster for LinNet on synthetic tasks, 1.3 times where large matrix products
-    take most of the time. The same up to rounding.
+    The computation for a chunk of tasks, and for a last one that is smaller, backward passes included, is recorded as a
+    flat list of tensor operations, which PyTorch's compiler fuses. That takes from ten seconds to minutes, and pays off
+    where iterations are many: the step itself is 5 times faster for LinNet on synthetic tasks, 1.3 times where large
+    matrix products take most of the time. The same up to rounding.
 
     Raises:
-        UserError: if there is no C++ compiler, or the model cannot be recorded (its operations depend on the data).
+        UserError: for fewer than one task a chunk; if there is no C++ compiler, or the model cannot be recorded (its
+            operations depend on the data).
     """
     # The compiler takes as long to load as the rest of PyTorch, and most processes compile nothing.
     from torch._dynamo.exc import BackendCompilerFailed
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    check_chunk(tasks_per_chunk)
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
     compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of tasks: the last part may have fewer
@@ -53,6 +55,8 @@ def compile_meta_gradient(
         return part.support_x, part.support_y, part.query_x, part.query_y
 
     def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:
+        if episodes.num_tasks != num_replicas * num_tasks:
+            raise UserError(f"compiled for {num_replicas * num_tasks} tasks, not for {episodes.num_tasks}")
         with torch.no_grad():
             return added_up(
                 compiled[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))

@@ -8,9 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import checked_loop, differentiable, explained, one_replica, replica_slice
-from core.crew import Crew, crew_for
-from core.errors import UserError
+from core.adaptation import check_chunk, checked_loop, differentiable, explained, one_replica, replica_slice
+from core.crew import shared_out
 from core.inner_loop import InnerLoop, LrScope, Walk, inner_loop
 from core.losses import task_accuracies, task_losses
 from core.optimizers.base import MetaOptimizer
@@ -21,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 # Nats: logits as large as a cross-entropy above this calls for are whole numbers in float32, and so say nothing of
 # probabilities; which is the largest is then an accident, and looks like chance.
 EXPLODED = 2.0**24
-CHUNK_NUMBERS = 2**20  # numbers in the larger sets of the tasks that go through at once: what a CPU's cache holds
+CHUNK_NUMBERS = 2**20  # numbers in the larger sets of the tasks that a core takes at once: what its cache holds
 GPU_CHUNK_NUMBERS = 2**27  # the same on a GPU, which has to be kept busy: half a GiB
 COPIED_NUMBERS = 2**26  # numbers in the copies of a network for the tasks that go through at once: 256 MiB
 CONVOLUTION_GROWTH = (
@@ -62,11 +61,8 @@ def replica_evaluate(
     """
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
-    if tasks_per_chunk is None:
-        crew, size = shared_out(model, episodes, num_replicas)
-    else:
-        crew = crew_for(model, episodes, min(tasks_per_chunk, num_tasks))
-        size = crew.tasks_each(num_tasks, -(-tasks_per_chunk // crew.size))
+    each = default_chunk(model, episodes, num_replicas) if tasks_per_chunk is None else None
+    crew, size = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk, each=each)
 
     def of_part(start: int) -> Tensor:
         part = replica_slice(episodes, num_replicas, start, start + size)
@@ -96,13 +92,6 @@ def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bo
                 support = measured(forward(episodes.support_x) if at_end else outputs, episodes.support_y)
         points.append(torch.stack([support, query], dim=1))
     return torch.stack(points, dim=1)
-
-
-def shared_out(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> tuple[Crew, int]:
-    """Who measures tasks like these, and how many of each replica's tasks each of them takes at a time."""
-    num_tasks = episodes.num_tasks // num_replicas
-    crew = crew_for(model, episodes, num_tasks)
-    return crew, crew.tasks_each(num_tasks, default_chunk(model, episodes, num_replicas))
 
 
 def default_chunk(model: nn.Module, episodes: Episodes, num_replicas: int = 1) -> int:
@@ -143,8 +132,7 @@ def evaluate(
     Raises:
         UserError: as `meta_gradient`.
     """
-    if tasks_per_chunk is not None and tasks_per_chunk < 1:
-        raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
+    check_chunk(tasks_per_chunk)
     loop = checked_loop(model, rule, theta, xi, episodes, steps, lr, True, lr_scope, adapted)
     warn_of_shared(episodes)
     episodes = episodes.map(differentiable)

@@ -60,10 +60,10 @@ def batched_forward(model: nn.Module, theta: Mapping[str, TaskParameter], x: Ten
 
 def knows_tasks(model: nn.Module) -> TypeGuard[KnowsTasks]:
     """Whether it is called by its `forward_tasks`, see `batched_forward`."""
-    return _is_as_made(model) and _knows_tasks(model)
+    return _is_as_made(model) and _has_forward_tasks(model)
 
 
-def _knows_tasks(model: nn.Module) -> bool:
+def _has_forward_tasks(model: nn.Module) -> bool:
     """Whether its `forward_tasks` is that of its `forward`, and not of one that a subclass or the user wrote anew."""
     if "forward" in vars(model):
         return False
@@ -71,7 +71,7 @@ def _knows_tasks(model: nn.Module) -> bool:
         if "forward_tasks" in vars(kind):
             if isinstance(model, LR | LinNet):
                 return all(type(part) in (nn.Linear, nn.ModuleList) for part in model.modules() if part is not model)
-            return not isinstance(model, TaskSequential) or all(_knows_tasks(child) for child in model.children())
+            return not isinstance(model, TaskSequential) or all(map(_has_forward_tasks, model.children()))
         if "forward" in vars(kind):
             return False
     return False

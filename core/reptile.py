@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from core.adaptation import MetaGradient, added_up, checked_size, chunks
-from core.crew import crew_for
+from core.adaptation import MetaGradient, added_up, check_chunk, chunks
+from core.crew import shared_out
 from core.inner_loop import InnerLoop, Tensors, inner_loop
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer
@@ -48,6 +48,7 @@ def replica_reptile_gradient(
                 ways_back[name] = (start.unsqueeze(1) - ends).sum(1) / num_tasks
         return losses.view(num_replicas, -1).sum(1) / num_tasks, ways_back, {}
 
-    crew = crew_for(model, episodes, checked_size(tasks_per_chunk, num_tasks))
-    loss, ways_back, _ = added_up(crew.each(of_part, chunks(episodes, num_replicas, tasks_per_chunk, crew)))
+    check_chunk(tasks_per_chunk)
+    crew, size = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
+    loss, ways_back, _ = added_up(crew.each(of_part, chunks(episodes, num_replicas, size)))
     return loss, ways_back, {name: torch.zeros_like(tensor) for name, tensor in xi.items()}

@@ -79,7 +79,13 @@ def thread_pool(size: int, threads_each: int) -> ThreadPoolExecutor:
         all_are_there.wait()  # or one of them could begin twice
 
     number = torch.get_num_threads()
-    for future in [pool.submit(begin) for _ in range(size)]:
-        future.result()
-    torch.set_num_threads(number)  # threads to come begin with what was set last
+    try:
+        for future in [pool.submit(begin) for _ in range(size)]:
+            future.result()
+    except BaseException:  # no thread may be left waiting for one that could not be made
+        all_are_there.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(number)  # threads to come begin with what was set last
     return pool

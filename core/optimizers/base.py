@@ -52,8 +52,7 @@ class MetaOptimizer(ABC):
     """A learned update rule U_xi(g): one small function per parameter tensor, all of one architecture.
 
     The parameters xi of the rule for the model's tensor `p` are named `<p>.<part>`. To add a rule, subclass, write
-    `initial_parts` and `transform`, and put the class into `core.optimizers.OPTIMIZERS`. Several threads may call them
-    at once, each for its own tasks: they keep nothing.
+    `initial_parts` and `transform`, and put the class into `core.optimizers.OPTIMIZERS`.
 
     Attributes:
         name: the name in `make_optimizer`.

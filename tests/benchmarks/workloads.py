@@ -133,7 +133,8 @@ class Problem:
         """
         w = self.workload
         generator = torch.Generator().manual_seed(0)
-        x = torch.rand(2, self.num_measured, w.ways * w.shots, 1, 28, 28, generator=generator, dtype=self.dtype)
+        # The same numbers in every precision.
+        x = torch.rand(2, self.num_measured, w.ways * w.shots, 1, 28, 28, generator=generator).to(self.dtype)
         y = torch.arange(w.ways).repeat_interleave(w.shots).expand(self.num_measured, -1)
         return Episodes(x[0], y, x[1], y)
 
