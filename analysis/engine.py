@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from core.seeds import generator
 from core.task_parameter import TaskParameter
 
 Streams = Sequence[torch.Generator]
+_NOTHING_PROBED = pd.DataFrame({"task": pd.Series(dtype="int64")})
 
 
 @torch.inference_mode(False)  # and with gradients, whatever the caller's mode
@@ -143,23 +144,38 @@ class _Inputs:
         self.num_classes = num_classes
         self._known = {0: episodes}
         self._first: tuple[dict[str, Tensor], Tensor] | None = None
+        self._later: Walk | None = None
 
     def first_step(self) -> tuple[dict[str, Tensor], Tensor]:
         """theta_1 (T, *shape) if all adapt by gradient descent, and loss and accuracy (T, 1, 2 sets, 2 measures) at 0.
 
         A gradient at theta_0 does not depend on which tensors take it.
         """
+        return self._first or self._take_first_step(1)
+
+    def whole_walk(self) -> tuple[Tensor, Walk] | None:
+        """What is measured at 0, and the walk from 1 on, if all adapt by gradient descent; None if it was taken before.
+
+        It is that of evaluation, bit for bit, and its first step is the others', too, if it is asked for first.
+        """
         if self._first is None:
-            run, config, part = self.run, self.run.config, self._known[0]
-            loop = InnerLoop(1, config.adapt_lr, True, config.lr_scope, num_classes=self.num_classes)
-            walk = inner_loop(
-                run.model, run.rule, one_replica(run.theta), one_replica(run.xi), part.support_x, part.support_y,
-                part.kind, loop, create_graph=False,
-            )  # fmt: skip
-            at_start = measure(islice(walk, 1), part, 1)
-            state, _, _ = next(walk)
-            theta = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
-            self._first = theta, at_start
+            self._take_first_step(self.run.config.steps)
+        walk, self._later = self._later, None
+        return None if walk is None or self._first is None else (self._first[1], walk)
+
+    def _take_first_step(self, steps: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The first of so many steps; where the others are wanted, they go on from there."""
+        run, config, part = self.run, self.run.config, self._known[0]
+        loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, num_classes=self.num_classes)
+        walk = inner_loop(
+            run.model, run.rule, one_replica(run.theta), one_replica(run.xi), part.support_x, part.support_y,
+            part.kind, loop, create_graph=False,
+        )  # fmt: skip
+        at_start = measure(islice(walk, 1), part, steps)
+        point = next(walk)
+        theta = {name: parameter.materialise().detach() for name, parameter in point[0].theta.items()}
+        self._first = theta, at_start
+        self._later = chain([point], walk) if steps == config.steps else None
         return self._first
 
     def of(self, stage: int) -> Episodes:
@@ -202,6 +218,9 @@ def _measure(
     values = []
     # Plans that leave adaptation as it is are walked as evaluation walks, to be equal bit for bit; and where nothing
     # adapts, all steps are measured in one way, to be equal to the start.
+    if shares_first_step and len(adapted) == len(names) and (walked := inputs.whole_walk()):
+        at_start, later = walked
+        return torch.cat([at_start, measure(later, inputs.of(0), steps)], dim=1), _NOTHING_PROBED
     if shares_first_step and 0 < len(adapted) < len(names):
         theta_1, at_start = inputs.first_step()
         theta = {name: theta_1[name] if name in adapted else tensor for name, tensor in theta.items()}
@@ -243,7 +262,7 @@ def _measure(
     if probes:
         walk = _watched(walk, run, part, probes, rows)
     found = torch.cat([*values, measure(walk, part, steps)], dim=1)
-    return found, pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({"task": pd.Series(dtype="int64")})
+    return found, pd.concat(rows, ignore_index=True) if rows else _NOTHING_PROBED
 
 
 def _watched(

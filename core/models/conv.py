@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UserError, unknown_name
-from core.models.batch_norm import batch_norm
+from core.models.batch_norm import batch_norm, batch_norm_in_place
 from core.models.convolution import convolution, wants_channels_last
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
@@ -20,6 +21,10 @@ MAX_DEPTH = 4  # what Finn et al. (2017) have, and the default
 POOLED = 5  # height and width of what reaches FC with "max_pool": 84 pixels halved four times
 
 
+# Where no gradient is asked for, what normalises and ReLU write over their input, which is a convolution's own output:
+# the memory of large activations takes as long as the arithmetic.
+
+
 class _BatchNorm(nn.BatchNorm2d):
     """The statistics of the batch at hand, of each task alone."""
 
@@ -28,7 +33,8 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """(N, n, F, height, width) of the same."""
-        return batch_norm(x, theta["weight"].value(), theta["bias"].value(), self.eps)
+        normalise = batch_norm if torch.is_grad_enabled() else batch_norm_in_place
+        return normalise(x, theta["weight"].value(), theta["bias"].value(), self.eps)
 
 
 class _InstanceNorm(nn.GroupNorm):
@@ -114,7 +120,7 @@ def _with_channels_last(images: Tensor, size: Sequence[int]) -> Tensor:
 class _ReLU(nn.ReLU):
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """The same, number by number."""
-        return x.relu()
+        return x.relu() if torch.is_grad_enabled() else x.relu_()
 
 
 class _MaxPool(nn.MaxPool2d):
