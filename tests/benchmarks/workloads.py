@@ -133,8 +133,7 @@ class Problem:
         """
         w = self.workload
         generator = torch.Generator().manual_seed(0)
-        # The same numbers in every precision.
-        x = torch.rand(2, self.num_measured, w.ways * w.shots, 1, 28, 28, generator=generator).to(self.dtype)
+        x = torch.rand(2, self.num_measured, w.ways * w.shots, 1, 28, 28, generator=generator, dtype=self.dtype)
         y = torch.arange(w.ways).repeat_interleave(w.shots).expand(self.num_measured, -1)
         return Episodes(x[0], y, x[1], y)
 
@@ -201,7 +200,8 @@ _ALL = (
         least={"eager": 2}, aim={"eager": 4},
         notes="Arithmetic: of eleven plans seven change the first or the second layer, and all above it is computed at "
         "each step. What is shared, the first step and what lies below the first layer that changes, is a third of the "
-        "reference's operations; sharing what reaches a frozen layer at theta_1, too, would make it 36 %.",
+        "reference's operations, and tasks are shared out among threads; sharing what reaches a frozen layer at "
+        "theta_1, too, would save a further tenth of what is left.",
     ),
     Workload(
         "fc_noise", "fc_noise", "cnn", "maml", 4, 0.5, 100, ways=10, shots=5, measured=12,
