@@ -1146,11 +1146,20 @@ MADE = [
     ),
     Claim(
         RECORD,
-        "{} of {} iterations, {} seeds: These runs were trained",
+        "at the paper's full length, {} iterations, {} seeds: The runs are not kept",
         lambda: (
-            length("post_adaptation", OMNIGLOT)[0],
-            LENGTHS["omniglot"].iterations,
-            length("post_adaptation", OMNIGLOT)[1],
+            length("post_adaptation", OMNIGLOT)[:2]
+            if length("post_adaptation", OMNIGLOT)[0] == LENGTHS["omniglot"].iterations
+            else ()
+        ),
+    ),
+    Claim(
+        RECORD,
+        "These are of the curves, {} tasks a seed.",
+        lambda: tuple(
+            study("training_curves")
+            .query("dataset == @OMNIGLOT and model != 'cnn' and split == 'test'")["num_tasks"]
+            .unique()
         ),
     ),
     Claim(
