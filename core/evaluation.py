@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from core.adaptation import check_chunk, checked_loop, differentiable, explained, one_replica, replica_slice
+from core.adaptation import check_chunk, checked_loop, chunks, differentiable, explained, one_replica
 from core.crew import shared_out
 from core.inner_loop import InnerLoop, LrScope, Walk, inner_loop
 from core.losses import task_accuracies, task_losses
@@ -60,17 +60,15 @@ def replica_evaluate(
         UserError: if the model's outputs do not fit the labels.
     """
     num_replicas = len(next(iter(theta.values())))
-    num_tasks = episodes.num_tasks // num_replicas
     each = default_chunk(model, episodes, num_replicas) if tasks_per_chunk is None else None
     crew, size = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk, each=each)
 
-    def of_part(start: int) -> Tensor:
-        part = replica_slice(episodes, num_replicas, start, start + size)
+    def of_part(part: Episodes) -> Tensor:
         walk = inner_loop(model, rule, theta, xi, part.support_x, part.support_y, part.kind, loop, create_graph=False)
         points = measure(walk, part, loop.steps, query_only_at_end=query_only_at_end)
         return points.unflatten(0, (num_replicas, -1))
 
-    return torch.cat(list(crew.each(of_part, range(0, num_tasks, size))), dim=1)
+    return torch.cat(list(crew.each(of_part, chunks(episodes, num_replicas, size))), dim=1)
 
 
 def measure(walk: Walk, episodes: Episodes, steps: int, *, query_only_at_end: bool = False) -> Tensor:

@@ -21,10 +21,6 @@ MAX_DEPTH = 4  # what Finn et al. (2017) have, and the default
 POOLED = 5  # height and width of what reaches FC with "max_pool": 84 pixels halved four times
 
 
-# Where no gradient is asked for, what normalises and ReLU write over their input, which is a convolution's own output:
-# the memory of large activations takes as long as the arithmetic.
-
-
 class _BatchNorm(nn.BatchNorm2d):
     """The statistics of the batch at hand, of each task alone."""
 
@@ -33,6 +29,8 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """(N, n, F, height, width) of the same."""
+        # Where no gradient is asked for, this and ReLU write over their input, a convolution's own output: the memory
+        # of large activations takes as long as the arithmetic.
         normalise = batch_norm if torch.is_grad_enabled() else batch_norm_in_place
         return normalise(x, theta["weight"].value(), theta["bias"].value(), self.eps)
 

@@ -335,7 +335,7 @@ def test_what_would_repeat_another_is_left_out(case, steps, names):
 def test_chunks_of_tasks_give_the_same_table(monkeypatch, in_float64):
     run = in_float64(make_run("cnn kfc"))
     whole = inside_optimizer(run, num_tasks=5)
-    monkeypatch.setattr("core.evaluation.default_chunk", lambda *_: 2)
+    monkeypatch.setattr(module, "default_chunk", lambda *_: 2)
     parts = inside_optimizer(run, num_tasks=5)
     seen = whole["tensor"] != BLIND
     np.testing.assert_allclose(parts["value"][seen], whole["value"][seen], rtol=1e-8)

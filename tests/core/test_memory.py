@@ -42,18 +42,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(code, *arguments):
-    """What a process of its own counts."""
-    command = [sys.executable, "-c", code, *arguments]
-    # Without what `make test` says to glibc.
-    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's malloc")
 def test_freed_memory_is_kept():
+    def faults(*arguments):
+        command = [sys.executable, "-c", _FAULTS, *arguments]
+        # Without what `make test` says to glibc.
+        env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+        return int(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
+
     # Not by 20, though one tensor is enough: a kernel that reclaims memory all the time takes some of it back.
-    assert faults(_FAULTS, "keep") * 2 < faults(_FAULTS)
+    assert faults("keep") * 2 < faults()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's malloc")
