@@ -1,16 +1,18 @@
 """A parameter as each task has it: the shared tensor, and the task's own thin change to it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from core import products
+
+T = TypeVar("T")
 
 
 class Side(Enum):
@@ -165,9 +167,11 @@ class TaskParameter:
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
         self._later: list[Product] = []  # changes on top of either, to be subtracted
         self._kept: list[tuple[Tensor, Side, Tensor]] = []  # data, and its product with `shared`
+        self._known: list[tuple[Tensor, Any]] = []  # data, and what a model made of them
         self._record = Record()
         self.collected = Collected()
         self.adapts = True  # False: no gradient of a task's own will be asked for, see `common` and `_apply`
+        self.channels_last = False  # True: of kernels (F, C, height, width), let each pixel's C lie side by side
 
     @classmethod
     def of_tasks(cls, own: Tensor) -> "TaskParameter":
@@ -222,13 +226,25 @@ class TaskParameter:
         is_shared = len(self.shared) == 1 and self._own is None and not self._thin and not self._later
         return self.shared[0] if is_shared and not self.adapts else None
 
+    def known_of(self, x: Tensor, make: Callable[[Tensor], T]) -> T:
+        """`make(x)` of data x (N, n, *example), made once: a parameter meets the same data in every step."""
+        for known, made in self._known:
+            if _is_same(known, x):
+                found: T = made
+                return found
+        made = make(x)
+        self._known.append((x, made))
+        return made
+
     def materialise(self) -> Tensor:
         """The tensor of each task, (N, *shape)."""
         own = self._own
         if own is None:
-            own = self.shared
+            own = self.shared.movedim(2, -1) if self.channels_last else self.shared
             if self.num_tasks > 1:
                 own = own.unsqueeze(1).expand(-1, self.num_tasks, *own.shape[1:]).flatten(0, 1)
+            if self.channels_last:
+                own = own.contiguous().movedim(-1, 2)
             for y, z in self._thin:
                 own = own - y.mT @ z
         for product in self._later:

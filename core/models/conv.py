@@ -1,6 +1,7 @@
 """The convolutional networks of Finn et al. (2017), as the paper uses them (A.1.2)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm, batch_norm_in_place
 from core.models.convolution import convolution, wants_channels_last
+from core.models.folding import Moments, folded, is_foldable, moments
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
 from core.task_parameter import TaskParameter
@@ -73,23 +75,61 @@ class _Convolution(nn.Conv2d):
         Raises:
             UserError: for a convolution whose settings were changed.
         """
-        if (self.padding, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
-            raise UserError("a CNN's convolutions have padding 1 and no more: make one with others of nn.Conv2d")
         weight, bias = theta["weight"], theta["bias"]
+        weight.channels_last = wants_channels_last(x)
         kernels, shifts = weight.common(), bias.common()
         if kernels is not None and shifts is not None:
-            merged = F.conv2d(_as_examples(x), kernels, shifts, self.stride, self.padding)
-            return merged.unflatten(0, x.shape[:2])
-        # The tasks are groups of channels. What comes out of one such convolution goes into the next without a copy.
-        groups = convolution(
-            _as_groups(x),
-            weight.value().flatten(0, 1),
-            bias.value().flatten(),
-            self.stride[0],
-            1,
-            groups=len(x),
-        )
-        return groups.unflatten(1, (len(x), -1)).transpose(0, 1)
+            return self._of_all(x, kernels, shifts)
+        return self._of_each(_as_groups(x), weight.value(), bias.value())
+
+    def normalised(
+        self, norm: _BatchNorm, theta: Mapping[str, TaskParameter], x: Tensor, *, takes_images: bool
+    ) -> Tensor:
+        """The same and batch normalisation after it, of theta as `conv.weight`, `norm.weight`, ...
+
+        Batch normalisation takes any bias out again, so that nothing hangs on the convolution's.
+        """
+        weight = theta["conv.weight"]
+        weight.channels_last = wants_channels_last(x)
+        if takes_images and is_foldable(x, weight.shape):
+            data = weight.known_of(x, self._prepared)
+            kernels, shifts = folded(
+                weight.value(), theta["norm.weight"].value(), theta["norm.bias"].value(), norm.eps, data.moments
+            )
+            return self._of_each(data.groups, kernels, shifts)
+        common = weight.common()
+        y = self._of_each(_as_groups(x), weight.value()) if common is None else self._of_all(x, common)
+        return norm.forward_tasks({"weight": theta["norm.weight"], "bias": theta["norm.bias"]}, y)
+
+    def _of_all(self, x: Tensor, kernels: Tensor, shifts: Tensor | None = None) -> Tensor:
+        """By kernels (F, C, 3, 3) that all tasks have."""
+        merged = F.conv2d(_as_examples(x), kernels, shifts, self._checked_stride(), 1)
+        return merged.unflatten(0, x.shape[:2])
+
+    def _of_each(self, groups: Tensor, kernels: Tensor, shifts: Tensor | None = None) -> Tensor:
+        """By kernels (N, F, C, 3, 3) of each task, and shifts (N, F), of what `_as_groups` gives.
+
+        The tasks are groups of channels. What comes out of one such convolution goes into the next without a copy.
+        """
+        shifts = None if shifts is None else shifts.flatten()
+        out = convolution(groups, kernels.flatten(0, 1), shifts, self._checked_stride(), 1, groups=len(kernels))
+        return out.unflatten(1, (len(kernels), -1)).transpose(0, 1)
+
+    def _prepared(self, x: Tensor) -> "_Data":
+        return _Data(_as_groups(x), moments(x, (3, 3), (self._checked_stride(),) * 2, (1, 1)))
+
+    def _checked_stride(self) -> int:
+        if (self.padding, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
+            raise UserError("a CNN's convolutions have padding 1 and no more: make one with others of nn.Conv2d")
+        return int(self.stride[0])
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Images as a first layer takes them, and what its batch normalisation has to know of them."""
+
+    groups: Tensor
+    moments: Moments
 
 
 def _as_examples(x: Tensor) -> Tensor:
@@ -113,6 +153,28 @@ def _with_channels_last(images: Tensor, size: Sequence[int]) -> Tensor:
     tells the layout of what comes out.
     """
     return images.unflatten(1, (*size, -1)).permute(0, 3, 1, 2)
+
+
+class _Block(TaskSequential):
+    """Convolution `conv`, normalisation `norm`, `relu`, and `pool` if there is one.
+
+    Attributes:
+        takes_images: whether what comes in are the examples themselves, which stay the same while a task is adapted to.
+    """
+
+    takes_images = False
+
+    def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
+        """The same; where it is that, convolution and batch normalisation at once."""
+        first, second, *rest = self.children()
+        if not isinstance(first, _Convolution) or not isinstance(second, _BatchNorm):
+            return super().forward_tasks(theta, x)
+        x = first.normalised(second, theta, x, takes_images=self.takes_images)
+        if [type(part) for part in rest] == [_ReLU, _MaxPool]:
+            rest.reverse()  # the same, as ReLU never falls, and fewer numbers go through it
+        for part in rest:
+            x = part.forward_tasks({}, x)  # type: ignore[operator]  # nn.Module's attributes have no types
+        return x
 
 
 class _ReLU(nn.ReLU):
@@ -195,7 +257,8 @@ class CNN(TaskSequential):
             raise unknown_name("downsample", downsample, ("stride", "max_pool"))
         strided = downsample == "stride"
         for name in [f"C{i}" for i in range(1, depth + 1)]:
-            block = TaskSequential()
+            block = _Block()
+            block.takes_images = name == "C1"
             block.add_module("conv", _Convolution(channels, filters, 3, stride=2 if strided else 1, padding=1))
             block.add_module("norm", NORMS[norm_mode](filters))
             block.add_module("relu", _ReLU())

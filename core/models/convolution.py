@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
     """`conv2d` with groups, which can be differentiated twice.
 
     Args:
         x: (n, groups * C, height, width).
         weight: (groups * F, C, kernel height, kernel width).
-        bias: (groups * F).
+        bias: (groups * F), or none.
         stride, padding: in height and width alike.
         groups: parts of the channels that know nothing of one another.
     """
@@ -60,26 +60,27 @@ def _gradients(
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, settings: Settings) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.settings = settings
         return _apply(x, weight, bias, settings)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        # Of images themselves no gradient is wanted.
-        return *_Backward.apply(*gradients, *ctx.saved_tensors, ctx.settings, ctx.needs_input_grad[0]), None
+        # Of images themselves no gradient is wanted, nor of a bias that is not there.
+        wanted = (ctx.needs_input_grad[0], True, ctx.needs_input_grad[2])
+        return *_Backward.apply(*gradients, *ctx.saved_tensors, ctx.settings, wanted), None
 
 
 class _Backward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, settings: Settings, wants_x: bool
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor, settings: Settings, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         ctx.save_for_backward(g, x, weight)
         ctx.settings = settings
         ctx.set_materialize_grads(False)
-        return _gradients(g, x, weight, settings, (wants_x, True, True))
+        return _gradients(g, x, weight, settings, wanted)
 
     @staticmethod
     @once_differentiable
