@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from analysis.errors import StudyError
 from analysis.interventions import Change, Function, Intervention, Noise, relabelled
@@ -137,12 +137,13 @@ def _calls_functions(plan: Intervention) -> bool:
 
 
 class _Inputs:
-    """What interventions have in common: what reaches each stage at theta_0, and the first step. Computed once."""
+    """The first step, and what reaches each stage before and after it: interventions have them in common."""
 
     def __init__(self, run: Run, episodes: Episodes, num_classes: int) -> None:
         self.run = run
         self.num_classes = num_classes
         self._known = {0: episodes}
+        self._known_at_1 = {0: episodes.query_x}
         self._first: tuple[dict[str, Tensor], Tensor] | None = None
         self._later: Walk | None = None
 
@@ -182,19 +183,50 @@ class _Inputs:
         """The episodes with examples as they reach `stage`."""
         if stage not in self._known:
             before = max(known for known in self._known if known < stage)
-            module = stages(self.run.model, before, stage)
-            own = {name for name, _ in module.named_parameters()}
-            part = self._known[before]
-            theta = {
-                name: TaskParameter(tensor, part.num_tasks)
-                for name, tensor in one_replica(self.run.theta).items()
-                if name in own
-            }
-            with torch.no_grad():
-                support = batched_forward(module, theta, part.support_x, ())
-                query = batched_forward(module, theta, part.query_x, ())
+            module, part = stages(self.run.model, before, stage), self._known[before]
+            theta = one_replica(self.run.theta)
+            support, query = (_outputs(module, theta, x, ()) for x in (part.support_x, part.query_x))
             self._known[stage] = Episodes(support, part.support_y, query, part.query_y, part.kind)
         return self._known[stage]
+
+    def query_at_1(self, stage: int) -> Tensor:
+        """Query examples as they reach `stage` at theta_1, where all before it adapts."""
+        if stage not in self._known_at_1:
+            theta_1, _ = self.first_step()
+            module = stages(self.run.model, stage - 1, stage)
+            self._known_at_1[stage] = _outputs(module, theta_1, self.query_at_1(stage - 1), tuple(theta_1))
+        return self._known_at_1[stage]
+
+    def with_query_at_1(self, walk: Walk, theta: Mapping[str, Tensor], adapted: tuple[str, ...], start: int) -> Walk:
+        """A walk over the stages from `start` on, from theta_1 on: what query examples give there is partly known."""
+        shared = _adapting_stages(self.run.model, adapted)
+        if shared > start:
+            module = stages(self.run.model, shared)
+            outputs = _outputs(module, theta, self.query_at_1(shared), adapted)
+            query_x = self.of(start).query_x
+            state, forward, of_support = next(walk)
+            yield state, lambda x: outputs if x is query_x else forward(x), of_support
+        yield from walk
+
+
+def _adapting_stages(model: nn.Module, adapted: Sequence[str]) -> int:
+    """How many stages come before the first with a parameter that does not adapt, or the last; 0 without stages."""
+    if cut(model, ()) == 0:
+        return 0
+    found = 0
+    for i, (stage, module) in enumerate(model.named_children()):
+        found = i
+        if not {f"{stage}.{name}" for name, _ in module.named_parameters()} <= set(adapted):
+            break
+    return found
+
+
+def _outputs(module: nn.Module, theta: Mapping[str, Tensor], x: Tensor, adapted: Sequence[str]) -> Tensor:
+    """The outputs for x (T, n, ...) with those of the parameters theta, (T, *shape) or (1, *shape), that it has."""
+    own = {name: theta[name] for name, _ in module.named_parameters()}
+    parameters = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in own.items()}
+    with torch.no_grad():
+        return batched_forward(module, parameters, x, adapted)
 
 
 def _measure(
@@ -220,6 +252,7 @@ def _measure(
     # adapts, all steps are measured in one way, to be equal to the start.
     if shares_first_step and len(adapted) == len(names) and (walked := inputs.whole_walk()):
         at_start, later = walked
+        later = inputs.with_query_at_1(later, inputs.first_step()[0], adapted, 0)
         return torch.cat([at_start, measure(later, inputs.of(0), steps)], dim=1), _NOTHING_PROBED
     if shares_first_step and 0 < len(adapted) < len(names):
         theta_1, at_start = inputs.first_step()
@@ -259,6 +292,8 @@ def _measure(
         between=between,
     )  # fmt: skip
     rows: list[pd.DataFrame] = []
+    if values:
+        walk = inputs.with_query_at_1(walk, theta, adapted, start)
     if probes:
         walk = _watched(walk, run, part, probes, rows)
     found = torch.cat([*values, measure(walk, part, steps)], dim=1)

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import StudyError, adapt_only, freeze, intervene, perturb
+from analysis import StudyError, adapt_only, engine, freeze, intervene, perturb
 from analysis.fc_noise import fc_noise
 from analysis.interventions import Intervention, layer_scale
 from analysis.layer_roles import layer_roles
 from analysis.store import _to_arrow
 from analysis.tasks import draw_test_tasks
-from core import TrainConfig, adapt, evaluate, load_run, meta_train
+from core import Episodes, TrainConfig, adapt, evaluate, load_run, meta_train, run_from_module
 from core.errors import UserError
 from core.models.layers import cut, layers_of, select, stages
 from core.seeds import generator
@@ -229,6 +229,55 @@ def test_a_diverged_task_is_reported_as_one(run, monkeypatch):
     table = intervene(run, {"none": None}, num_tasks=2)
     assert (table["status"] == "diverged").all()
     assert table[NUMBERS].isna().all(axis=None)
+
+
+def roles(layers):
+    return {"none": None, **{f"{plan.__name__} {x}": plan(x) for plan in (freeze, adapt_only) for x in layers}}
+
+
+def own_stages():
+    """A network of stages, one of which has no parameters and writes over what it is given."""
+    torch.manual_seed(0)
+    activations = [torch.nn.SiLU(inplace=True) for _ in range(2)]
+    widths = zip([torch.nn.Flatten(), *activations], [(784, 6), (6, 5), (5, 3)], strict=True)
+    model = torch.nn.Sequential(*(part for before, sizes in widths for part in (before, torch.nn.Linear(*sizes))))
+    images = torch.rand(2, 4, 6, 1, 28, 28)
+    y = torch.arange(3).repeat(4, 2)
+    return run_from_module(model, Episodes(images[0], y, images[1], y), steps=2, adapt_lr=0.3)
+
+
+@pytest.mark.parametrize("make", [None, own_stages], ids=["CNN", "own stages"])
+def test_what_plans_share_changes_nothing(run, make):
+    """Among others a plan gives what it gives alone, where nothing was computed before it, and what evaluation does."""
+    run = run if make is None else make()
+    plans = roles(run.layers)
+    together = intervene(run, plans, num_tasks=3)
+    for name, plan in plans.items():
+        alone = intervene(run, {name: plan}, num_tasks=3)
+        pd.testing.assert_frame_equal(numbers(together, name), numbers(alone, name))
+        adapted = (plan or Intervention()).resolved(run.layers).adapted(list(run.theta))
+        if make is not None:
+            episodes = draw_test_tasks(run.tasks(seed=0), 3)
+            expected = evaluate(run.model, run.rule, run.theta, run.xi, episodes, steps=2, lr=0.3, adapted=adapted)
+            np.testing.assert_allclose(numbers(together, name)["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_what_reaches_a_stage_where_all_before_it_adapts_is_computed_once(run, monkeypatch):
+    """Of query examples at theta_1, and if a step is gradient descent: what one step leads to is not the next one's."""
+    seen = []
+
+    def outputs(module, theta, x, adapted):
+        if adapted:
+            seen.append([name for name, _ in module.named_children()])
+        return original(module, theta, x, adapted)
+
+    original = engine._outputs
+    monkeypatch.setattr(engine, "_outputs", outputs)
+    intervene(run, roles(run.layers), num_tasks=1)
+    once = [["C1"], ["C2"], ["C3"], ["mean"], ["FC"]]  # nothing is frozen
+    again = [["C2", "C3", "mean", "FC"], ["C3", "mean", "FC"], ["FC"]]  # C2, C3 and FC are
+    only_c1 = [["C2", "C3", "mean", "FC"]]
+    assert seen == ([*once, *again, *only_c1] if run.config.method == "maml" else [])
 
 
 def test_what_adapted_in_training_is_where_interventions_start(tiny):
