@@ -1,19 +1,24 @@
-"""Batches of training tasks, drawn while the previous one is used."""
+"""Batches of training tasks, drawn while earlier ones are used."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import Future
 
 from core.tasks.base import Episodes, TaskSource, concatenate
 from core.threads import thread_pool, threads
 
+ITERATIONS_AHEAD = 2
+"""With one alone the thread would have nothing to do from the end of a batch until the caller asks for the next."""
+
 
 class DrawnAhead:
     """The training batches of several sources, one iteration after the other; use it in a `with` statement.
 
-    A second thread draws the next iteration while the caller uses this one. A caller who comes back early draws what
-    has not been begun, so that neither thread waits while there is something left to draw. Which thread draws a batch
-    cannot change it: it is named by its source, split and iteration. Neither shares its tensor operations among
-    PyTorch's threads (see `core.threads`), which would spin on the core that the other one draws on.
+    A second thread draws the next iterations while the caller uses this one. A caller who comes early draws what has
+    not been begun, of this iteration and then of later ones, so that neither thread waits for the other while there is
+    something to draw. Which thread draws a batch cannot change it: it is named by its source, split and iteration.
+    Neither shares its tensor operations among PyTorch's threads (see `core.threads`), which would spin on the core that
+    the other one draws on.
 
     Args:
         sources: where the tasks come from, by a key of the caller's.
@@ -26,10 +31,11 @@ class DrawnAhead:
         self._num_tasks = num_tasks
         self._iteration = start
         self._thread = thread_pool(1, 1)
-        self._upcoming: dict[int, Future[Episodes]] = {}
+        self._upcoming: deque[dict[int, Future[Episodes]]] = deque()  # of this iteration, the next, ...
 
     def __enter__(self) -> "DrawnAhead":
-        self._begin()
+        for _ in range(ITERATIONS_AHEAD):
+            self._begin()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,24 +48,40 @@ class DrawnAhead:
         """
         with threads(1):
             # The thread goes through the sources from the first to the last, and the caller comes to meet it.
-            drawn = {
-                key: self._sources[key].sample("train", self._num_tasks, self._iteration)
-                for key in reversed(self._upcoming)
-                if self._upcoming[key].cancel()
-            }
-            batch = {key: drawn[key] if key in drawn else future.result() for key, future in self._upcoming.items()}
+            for place, batch in enumerate(self._upcoming):
+                for key in reversed(batch):
+                    if place > 0 and all(future.done() for future in self._upcoming[0].values()):
+                        break
+                    if batch[key].cancel():
+                        batch[key] = self._drawn(key, self._iteration + place)
+            batch = self._upcoming.popleft()
             self._iteration += 1
             self._begin()
-            return [concatenate([batch[key] for key in group]) for group in groups]
+            episodes = {key: future.result() for key, future in batch.items()}
+            return [concatenate([episodes[key] for key in group]) for group in groups]
 
     def only(self, keys: Set[int]) -> None:
         """Draw from these sources alone from now on; what is drawn of others already is thrown away."""
         for key in self._sources.keys() - keys:
             del self._sources[key]
-            self._upcoming.pop(key).cancel()
+            for batch in self._upcoming:
+                batch.pop(key).cancel()
+
+    def _drawn(self, key: int, iteration: int) -> "Future[Episodes]":
+        """The same as the thread would have drawn; an error waits for its turn, as there."""
+        future: Future[Episodes] = Future()
+        try:
+            future.set_result(self._sources[key].sample("train", self._num_tasks, iteration))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def _begin(self) -> None:
-        self._upcoming = {
-            key: self._thread.submit(source.sample, "train", self._num_tasks, self._iteration)
-            for key, source in self._sources.items()
-        }
+        """Have the thread draw the first iteration that it was not told to."""
+        iteration = self._iteration + len(self._upcoming)
+        self._upcoming.append(
+            {
+                key: self._thread.submit(source.sample, "train", self._num_tasks, iteration)
+                for key, source in self._sources.items()
+            }
+        )

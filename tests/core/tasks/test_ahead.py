@@ -1,5 +1,6 @@
 """Drawing ahead changes when a batch is drawn, and nothing else."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from core import make_tasks
-from core.tasks.ahead import DrawnAhead
+from core.tasks.ahead import ITERATIONS_AHEAD, DrawnAhead
 
 
 def sources(seeds=(3, 1, 2)):
@@ -25,6 +26,46 @@ def test_batches_are_those_of_the_iterations_in_the_order_of_the_sources(pause):
                 for place, seed in enumerate(group):
                     expected = make_tasks("synthetic", points=5, seed=seed).sample("train", 2, iteration)
                     assert torch.equal(joined[2 * place : 2 * place + 2].support_x, expected.support_x)
+
+
+def test_a_caller_who_would_wait_draws_what_comes_next():
+    source, begun, next_is_drawn, waited = sources([0])[0], threading.Event(), threading.Event(), []
+    draw = source.draw
+
+    def slow(split, num_tasks, iteration):
+        if iteration == 0:
+            begun.set()
+            waited.append(next_is_drawn.wait(60))  # in the thread, which so has not begun the next
+        else:
+            next_is_drawn.set()
+        return draw(split, num_tasks, iteration)
+
+    source.draw = slow
+    with DrawnAhead({0: source}, 1) as batches:
+        assert begun.wait(60)
+        batches.take([0])
+    assert waited == [True]
+
+
+def test_an_error_of_drawing_comes_in_its_turn():
+    source, begun, has_failed = sources([0])[0], threading.Event(), threading.Event()
+    draw = source.draw
+
+    def failing(split, num_tasks, iteration):
+        if iteration == 0:
+            begun.set()
+            assert has_failed.wait(60)
+        if iteration == 1:
+            has_failed.set()
+            raise ZeroDivisionError
+        return draw(split, num_tasks, iteration)
+
+    source.draw = failing
+    with DrawnAhead({0: source}, 1) as batches:
+        assert begun.wait(60)
+        batches.take([0])
+        with pytest.raises(ZeroDivisionError):
+            batches.take([0])
 
 
 def test_an_error_of_drawing_reaches_the_caller_and_the_thread_ends():
@@ -78,5 +119,5 @@ def test_nothing_more_is_drawn_of_sources_that_are_left_out():
         batches.only({2})
         for _ in range(3):
             batches.take([2])
-    assert {index for seed, index in drawn if seed != 2} <= {0, 1}
+    assert {index for seed, index in drawn if seed != 2} <= set(range(1 + ITERATIONS_AHEAD))
     assert {0, 1, 2, 3} <= {index for seed, index in drawn if seed == 2}
