@@ -172,6 +172,7 @@ def inner_loop(
             gradient = {
                 name: state.theta[name].gradient_of(record, grads[name], constant=constant)
                 for name, record in records.items()
+                if record.watched() or not rule.keeps_zero
             }
             if rule.adapts and last is not None:
                 _adapt_xi(state.xi, last, gradient, loop, constant=constant)

@@ -100,6 +100,11 @@ class MetaOptimizer(ABC):
         """Whether U(g) = g, so that the inner loop may step without forming g."""
         return False
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether U(0) = 0 whatever xi is, so that what a network does not use needs no update."""
+        return False
+
     def bind(self, xi: Tensors, num_tasks: int, names: Iterable[str]) -> dict[str, dict[str, TaskParameter]]:
         """xi (S, *shape) as `num_tasks` tasks have it, by parameter name and part, for the parameters `names`."""
         bound: dict[str, dict[str, TaskParameter]] = {name: {} for name in names}

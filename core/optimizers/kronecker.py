@@ -75,6 +75,11 @@ class KFC(MetaOptimizer):
             raise UserError(f"a Kronecker-factored network needs at least 1 map, not {depth}")
         self.depth, self.unit_norm, self.bias, self.adapts = depth, unit_norm, bias, adapts
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Without biases, which adapt."""
+        return not self.bias
+
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """Identities, zero biases, a scale of 1."""
         count, n, m = matrix_shape(like.shape)

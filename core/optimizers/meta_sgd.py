@@ -21,6 +21,11 @@ class MetaSGD(MetaOptimizer):
     def __init__(self, *, adapts: bool = False) -> None:
         self.adapts = adapts
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Rates times zero."""
+        return True
+
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """`rate`, ones."""
         return {"rate": torch.ones_like(like)}

@@ -24,6 +24,11 @@ class Linear(MetaOptimizer):
     def __init__(self, *, bias: bool = False, adapts: bool = True) -> None:
         self.bias, self.adapts = bias, adapts
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Without a bias, which adapts."""
+        return not self.bias
+
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """The identity and a zero bias.
 
@@ -69,6 +74,11 @@ class Cholesky(MetaOptimizer):
         if rank < 1:
             raise UserError(f"the rank of a Cholesky form is at least 1, not {rank}")
         self.rank, self.adapts = rank, adapts
+
+    @property
+    def keeps_zero(self) -> bool:
+        """A linear map does."""
+        return True
 
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """The first columns of the identity."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import make_optimizer
+from core import Episodes, make_optimizer, meta_gradient
 from core.errors import UserError
 from core.models.conv import CNN
 from core.models.linear import LR
@@ -40,6 +40,29 @@ def build(naive_rule: NaiveRule):
 def test_every_registered_rule_is_covered():
     """A rule added to the registry belongs into `tests.naive.RULES`: all tests follow from there."""
     assert {rule.name for rule in RULES.values()} == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("naive_rule", RULES.values(), ids=RULES)
+def test_a_zero_gradient_is_a_zero_update_where_the_rule_says_so(naive_rule: NaiveRule):
+    theta = make_theta()
+    rule = build(naive_rule)
+    update = rule.update(naive.randomise(rule.init(theta)), {k: torch.zeros_like(v) for k, v in theta.items()})
+    assert rule.keeps_zero == (not any(u.any() for u in update.values()))
+
+
+@pytest.mark.parametrize(
+    ("norm_mode", "bias", "updates"), [("batch", False, 8), ("batch", True, 10), ("none", False, 6)]
+)
+def test_what_batch_normalisation_takes_out_has_no_update(norm_mode: str, bias: bool, updates: int):
+    """The biases of the two convolutions, unless a rule makes something of no gradient."""
+    model, calls = CNN(1, 2, depth=2, filters=3, norm_mode=norm_mode), []
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    rule = make_optimizer("kfc", depth=2, bias=bias)
+    transform_thin = rule.transform_thin
+    rule.transform_thin = lambda parts, gradient: calls.append(1) or transform_thin(parts, gradient)
+    x, y = torch.randn(2, 1, 4, 1, 8, 8), torch.tensor([[0, 1, 0, 1]])
+    meta_gradient(model, rule, theta, rule.init(theta), Episodes(x[0], y, x[1], y), steps=3, lr=0.1, first_order=False)
+    assert len(calls) == 3 * updates
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
