@@ -171,7 +171,6 @@ class TaskParameter:
         self._record = Record()
         self.collected = Collected()
         self.adapts = True  # False: no gradient of a task's own will be asked for, see `common` and `_apply`
-        self.channels_last = False  # True: of kernels (F, C, height, width), let each pixel's C lie side by side
 
     @classmethod
     def of_tasks(cls, own: Tensor) -> "TaskParameter":
@@ -240,11 +239,9 @@ class TaskParameter:
         """The tensor of each task, (N, *shape)."""
         own = self._own
         if own is None:
-            own = self.shared.movedim(2, -1) if self.channels_last else self.shared
+            own = self.shared
             if self.num_tasks > 1:
                 own = own.unsqueeze(1).expand(-1, self.num_tasks, *own.shape[1:]).flatten(0, 1)
-            if self.channels_last:
-                own = own.contiguous().movedim(-1, 2)
             for y, z in self._thin:
                 own = own - y.mT @ z
         for product in self._later:

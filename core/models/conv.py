@@ -76,7 +76,6 @@ class _Convolution(nn.Conv2d):
             UserError: for a convolution whose settings were changed.
         """
         weight, bias = theta["weight"], theta["bias"]
-        weight.channels_last = wants_channels_last(x)
         kernels, shifts = weight.common(), bias.common()
         if kernels is not None and shifts is not None:
             return self._of_all(x, kernels, shifts)
@@ -90,7 +89,6 @@ class _Convolution(nn.Conv2d):
         Batch normalisation takes any bias out again, so that nothing hangs on the convolution's.
         """
         weight = theta["conv.weight"]
-        weight.channels_last = wants_channels_last(x)
         if takes_images and is_foldable(x, weight.shape):
             data = weight.known_of(x, self._prepared)
             kernels, shifts = folded(
