@@ -94,7 +94,7 @@ class _Convolution(nn.Conv2d):
             kernels, shifts = folded(
                 weight.value(), theta["norm.weight"].value(), theta["norm.bias"].value(), norm.eps, data.moments
             )
-            return self._of_each(data.groups, kernels, shifts)
+            return self._of_each(data.groups, kernels, shifts, padding=0)
         common = weight.common()
         y = self._of_each(_as_groups(x), weight.value()) if common is None else self._of_all(x, common)
         return norm.forward_tasks({"weight": theta["norm.weight"], "bias": theta["norm.bias"]}, y)
@@ -104,17 +104,21 @@ class _Convolution(nn.Conv2d):
         merged = F.conv2d(_as_examples(x), kernels, shifts, self._checked_stride(), 1)
         return merged.unflatten(0, x.shape[:2])
 
-    def _of_each(self, groups: Tensor, kernels: Tensor, shifts: Tensor | None = None) -> Tensor:
+    def _of_each(self, groups: Tensor, kernels: Tensor, shifts: Tensor | None = None, padding: int = 1) -> Tensor:
         """By kernels (N, F, C, 3, 3) of each task, and shifts (N, F), of what `_as_groups` gives.
 
         The tasks are groups of channels. What comes out of one such convolution goes into the next without a copy.
         """
         shifts = None if shifts is None else shifts.flatten()
-        out = convolution(groups, kernels.flatten(0, 1), shifts, self._checked_stride(), 1, groups=len(kernels))
+        stride = self._checked_stride()
+        out = convolution(groups, kernels.flatten(0, 1), shifts, stride, padding, groups=len(kernels))
         return out.unflatten(1, (len(kernels), -1)).transpose(0, 1)
 
     def _prepared(self, x: Tensor) -> "_Data":
-        return _Data(_as_groups(x), moments(x, (3, 3), (self._checked_stride(),) * 2, (1, 1)))
+        # Batch normalisation takes out whatever is added to all pixels, padding included; what is added here keeps the
+        # digits of sums over pixels, which are mostly of one sign otherwise.
+        padded = F.pad(x, (1, 1, 1, 1)) - x.mean((1, 3, 4), keepdim=True)
+        return _Data(_as_groups(padded), moments(padded, (3, 3), self._checked_stride()))
 
     def _checked_stride(self) -> int:
         if (self.padding, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
@@ -124,7 +128,7 @@ class _Convolution(nn.Conv2d):
 
 @dataclass(frozen=True)
 class _Data:
-    """Images as a first layer takes them, and what its batch normalisation has to know of them."""
+    """Images as a first layer takes them, padded, and what its batch normalisation has to know of them."""
 
     groups: Tensor
     moments: Moments

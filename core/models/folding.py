@@ -50,15 +50,15 @@ def is_foldable(x: Tensor, weight_shape: tuple[int, ...]) -> bool:
 
 
 @torch.no_grad()
-def moments(x: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Moments:
+def moments(x: Tensor, kernel_size: tuple[int, int], stride: int) -> Moments:
     """Mean and covariance of the patches of x (N, n, channels, height, width), as a convolution meets them."""
     size = x.shape[2] * kernel_size[0] * kernel_size[1]
     total = x.new_zeros(len(x), size, dtype=torch.float64)
     products = x.new_zeros(len(x), size, size, dtype=torch.float64)
     num_patches = 0
-    of_an_image = len(x) * size * x.shape[3] * x.shape[4] // (stride[0] * stride[1])
+    of_an_image = len(x) * size * x.shape[3] * x.shape[4] // stride**2
     for images in x.split(max(1, _AT_ONCE // of_an_image), dim=1):
-        patches = F.unfold(images.flatten(0, 1), kernel_size, padding=padding, stride=stride)  # (N * n, K, positions)
+        patches = F.unfold(images.flatten(0, 1), kernel_size, stride=stride)  # (N * n, K, positions)
         patches = patches.unflatten(0, images.shape[:2]).transpose(1, 2).flatten(2).double()  # (N, K, n * positions)
         num_patches += patches.shape[2]
         total += patches.sum(2)

@@ -10,6 +10,7 @@ from core.models import conv as conv_module
 from core.models import folding
 from core.models.conv import CNN
 from core.models.folding import MOST_NUMBERS, folded, is_foldable, moments
+from core.task_parameter import TaskParameter
 
 EPS = 1e-3
 
@@ -26,7 +27,7 @@ def reference(x, kernels, weight, bias, stride):
 
 
 def in_one(x, kernels, weight, bias, stride):
-    kernels, shifts = folded(kernels, weight, bias, EPS, moments(x, (3, 3), (stride, stride), (1, 1)))
+    kernels, shifts = folded(kernels, weight, bias, EPS, moments(F.pad(x, (1, 1, 1, 1)), (3, 3), stride))
     ours = zip(x, kernels, shifts, strict=True)
     return torch.stack([F.conv2d(images, kernel, shift, stride, 1) for images, kernel, shift in ours])
 
@@ -69,9 +70,9 @@ def test_derivatives_by_finite_differences(inputs):
 
 def test_moments_do_not_hang_on_how_many_images_go_through_at_once(inputs, monkeypatch):
     x, *_, stride = inputs
-    whole = moments(x, (3, 3), (stride, stride), (1, 1))
+    whole = moments(F.pad(x, (1, 1, 1, 1)), (3, 3), stride)
     monkeypatch.setattr(folding, "_AT_ONCE", 1)
-    part_by_part = moments(x, (3, 3), (stride, stride), (1, 1))
+    part_by_part = moments(F.pad(x, (1, 1, 1, 1)), (3, 3), stride)
     torch.testing.assert_close(whole.mean, part_by_part.mean)
     torch.testing.assert_close(whole.covariance, part_by_part.covariance)
 
@@ -81,13 +82,24 @@ def test_filters_of_nearly_equal_pixels_keep_their_digits():
     torch.manual_seed(0)
     x = 10 + 0.01 * torch.randn(1, 20, 1, 14, 14)
     edge = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])[None, None, None]
-    of = moments(x[..., 1:-1, 1:-1], (3, 3), (1, 1), (0, 0))
+    of = moments(x, (3, 3), 1)
     (kernels, _), (exact, _) = (
         folded(edge.to(dtype), one, 0 * one, 0.0, of) for dtype, one in ((d, torch.ones(1, 1, dtype=d)) for d in DTYPES)
     )
-    y = F.conv2d(x[0, :, :, 1:-1, 1:-1].double(), edge[0].double())
+    y = F.conv2d(x[0].double(), edge[0].double())
     torch.testing.assert_close(exact[0, 0, 0, 0, 2], 1 / y.std(correction=0), rtol=1e-6, atol=0)
     torch.testing.assert_close(kernels.double(), exact, rtol=1e-6, atol=0)
+
+
+def test_gradients_of_bright_images_keep_their_digits():
+    """Pixels of 50 +- 1: with their mean in the sums, ten times as many digits would be lost."""
+    torch.manual_seed(0)
+    layer, x, upstream = CNN(1, 5, depth=1, filters=8).C1, 50 + torch.randn(1, 20, 1, 14, 14), torch.randn(20, 8, 7, 7)
+    start = {name: p.detach().unsqueeze(0).requires_grad_() for name, p in layer.named_parameters()}
+    outputs = layer.forward_tasks({name: TaskParameter(p, 1) for name, p in start.items()}, x)
+    (ours,) = grad((outputs[0] * upstream).sum(), [start["conv.weight"]])
+    (exact,) = grad((layer.double()(x[0].double()) * upstream).sum(), [layer.conv.weight])
+    assert (ours[0].double() - exact).norm() < 3e-6 * exact.norm()
 
 
 DTYPES = (torch.float32, torch.float64)
