@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import chain, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from core.seeds import generator
 from core.task_parameter import TaskParameter
 
 Streams = Sequence[torch.Generator]
+T = TypeVar("T")
 _NOTHING_PROBED = pd.DataFrame({"task": pd.Series(dtype="int64")})
 
 
@@ -197,34 +198,35 @@ class _Inputs:
             self._known_at_1[stage] = _outputs(module, theta_1, self.query_at_1(stage - 1), tuple(theta_1))
         return self._known_at_1[stage]
 
-    def with_query_at_1(self, walk: Walk, theta: Mapping[str, Tensor], adapted: tuple[str, ...], start: int) -> Walk:
+    def with_query_at_1(self, walk: Walk, adapted: tuple[str, ...], start: int) -> Walk:
         """A walk over the stages from `start` on, from theta_1 on: what query examples give there is partly known."""
-        shared = _adapting_stages(self.run.model, adapted)
+        model = self.run.model
+        shared = cut(model, [name for name in self.run.theta if name not in adapted])
         if shared > start:
-            module = stages(self.run.model, shared)
-            outputs = _outputs(module, theta, self.query_at_1(shared), adapted)
-            query_x = self.of(start).query_x
             state, forward, of_support = next(walk)
-            yield state, lambda x: outputs if x is query_x else forward(x), of_support
+            module, reached, query_x = stages(model, shared), self.query_at_1(shared), self.of(start).query_x
+
+            def partly_known(x: Tensor) -> Tensor:
+                if x is not query_x:
+                    return forward(x)
+                outputs = batched_forward(module, _of(module, state.theta), reached, adapted)
+                for parameter in state.theta.values():
+                    parameter.take_record()  # as `forward` does: these uses are no part of the step
+                return outputs
+
+            yield state, partly_known, of_support
         yield from walk
 
 
-def _adapting_stages(model: nn.Module, adapted: Sequence[str]) -> int:
-    """How many stages come before the first with a parameter that does not adapt, or the last; 0 without stages."""
-    if cut(model, ()) == 0:
-        return 0
-    found = 0
-    for i, (stage, module) in enumerate(model.named_children()):
-        found = i
-        if not {f"{stage}.{name}" for name, _ in module.named_parameters()} <= set(adapted):
-            break
-    return found
+def _of(module: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
+    """What is named by the parameters of a module."""
+    return {name: named[name] for name, _ in module.named_parameters()}
 
 
 def _outputs(module: nn.Module, theta: Mapping[str, Tensor], x: Tensor, adapted: Sequence[str]) -> Tensor:
     """The outputs for x (T, n, ...) with those of the parameters theta, (T, *shape) or (1, *shape), that it has."""
-    own = {name: theta[name] for name, _ in module.named_parameters()}
-    parameters = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in own.items()}
+    own = _of(module, theta).items()
+    parameters = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in own}
     with torch.no_grad():
         return batched_forward(module, parameters, x, adapted)
 
@@ -252,7 +254,7 @@ def _measure(
     # adapts, all steps are measured in one way, to be equal to the start.
     if shares_first_step and len(adapted) == len(names) and (walked := inputs.whole_walk()):
         at_start, later = walked
-        later = inputs.with_query_at_1(later, inputs.first_step()[0], adapted, 0)
+        later = inputs.with_query_at_1(later, adapted, 0)
         return torch.cat([at_start, measure(later, inputs.of(0), steps)], dim=1), _NOTHING_PROBED
     if shares_first_step and 0 < len(adapted) < len(names):
         theta_1, at_start = inputs.first_step()
@@ -293,7 +295,7 @@ def _measure(
     )  # fmt: skip
     rows: list[pd.DataFrame] = []
     if values:
-        walk = inputs.with_query_at_1(walk, theta, adapted, start)
+        walk = inputs.with_query_at_1(walk, adapted, start)
     if probes:
         walk = _watched(walk, run, part, probes, rows)
     found = torch.cat([*values, measure(walk, part, steps)], dim=1)

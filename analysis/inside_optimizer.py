@@ -22,7 +22,8 @@ each tensor of the model, and for all of them as one vector (tensor "all") where
     cosine = <U(g), g> / (|U(g)| |g|),   norm ratio = |U(g)| / |g|,   descent = 1 if <U(g), g> > 0, else 0
 
 The mean of `descent` is the share of updates that lower the loss to first order. A tensor on which the loss does not
-depend, such as a bias before batch norm, has a gradient of rounding errors: see `gradient norm` before the cosine.
+depend has a gradient of zero, and nothing else of these, as a bias before batch norm has in our CNN. In a network of
+one's own such a gradient may be rounding errors: see `gradient norm` before the cosine.
 
 **comparison.** How much of the adaptation is done by the model, and how much by the optimizer, on the same tasks (so
 differences are paired). With the support loss L, a = adapt_lr, g_t = grad L(theta_t), and t = 0, ..., T - 1 of T steps:

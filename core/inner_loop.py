@@ -74,7 +74,7 @@ class State:
 
     Attributes:
         gradients: g of the last step, which xi has yet to be adapted by; none before the first, nor of rules that are
-            gradient descent.
+            gradient descent, nor of what the model does not use where no update comes of it.
     """
 
     step: int
@@ -138,10 +138,20 @@ def inner_loop(
     bound = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in theta.items()}
     state = State(0, bound, rule.bind(xi, len(x), theta))
 
+    cast: list[tuple[Tensor, Tensor]] = []
+
+    def in_dtype(x: Tensor) -> Tensor:
+        """The data in the precision of the tasks: one tensor in every step, by which a model knows them again."""
+        if loop.dtype in (None, x.dtype) or not x.is_floating_point():
+            return x
+        for known, made in cast:
+            if known is x:
+                return made
+        cast.append((x, x.to(loop.dtype)))
+        return cast[-1][1]
+
     def outputs_at(theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        if loop.dtype is not None and x.is_floating_point():
-            x = x.to(loop.dtype)
-        outputs = batched_forward(model, theta, x, names)
+        outputs = batched_forward(model, theta, in_dtype(x), names)
         if loop.dtype is not None and outputs.is_floating_point():
             outputs = outputs.to(kept)
         if outputs.ndim == 3 and outputs.shape[-1] < loop.num_classes:
@@ -228,10 +238,11 @@ def _adapt_xi(
     """Equation 4: one gradient step on every part of xi, through the last update alone."""
     uses = [(xi[name][part], record) for name, records in last.records.items() for part, record in records.items()]
     watched = [tensor for _, record in uses for tensor in record.watched()]
-    if not watched:
+    updates = {name: update for name, update in last.updates.items() if name in gradients}  # used in this step, too
+    if not watched or not updates:
         return
     outputs, cotangents = [], []
-    for name, update in last.updates.items():
+    for name, update in updates.items():
         gradient = gradients[name]
         if isinstance(update, Product):
             outputs.append(update.rows)
@@ -246,6 +257,6 @@ def _adapt_xi(
     )
     for parameter, record in uses:
         parameter.adapt(record, [next(grads) for _ in record.watched()], loop.lr, constant=constant)
-    for name, update in last.updates.items():
+    for name, update in updates.items():
         if isinstance(update, Product):
             update.adapt(-loop.theta_lr * gradients[name].dense, loop.lr, constant=constant)

@@ -53,7 +53,7 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
         for writer in writers.values():
             stack.callback(writer.close)
         stack.enter_context(bar)
-        batches = stack.enter_context(DrawnAhead(sources, num_tasks, first.iteration))
+        batches = stack.enter_context(DrawnAhead(sources, num_tasks, first.iteration, target))
         stop = stack.enter_context(_stop_on_signal(team))
         stack.enter_context(_saved_if_processes_are_lost(groups))
 

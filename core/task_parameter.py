@@ -167,7 +167,7 @@ class TaskParameter:
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
         self._later: list[Product] = []  # changes on top of either, to be subtracted
         self._kept: list[tuple[Tensor, Side, Tensor]] = []  # data, and its product with `shared`
-        self._known: list[tuple[Tensor, Any]] = []  # data, and what a model made of them
+        self._known: list[tuple[Tensor, Callable[[Tensor], Any], Any]] = []  # data, and what a model made of them
         self._record = Record()
         self.collected = Collected()
         self.adapts = True  # False: no gradient of a task's own will be asked for, see `common` and `_apply`
@@ -227,12 +227,12 @@ class TaskParameter:
 
     def known_of(self, x: Tensor, make: Callable[[Tensor], T]) -> T:
         """`make(x)` of data x (N, n, *example), made once: a parameter meets the same data in every step."""
-        for known, made in self._known:
-            if _is_same(known, x):
+        for known, by, made in self._known:
+            if by == make and _is_same(known, x):
                 found: T = made
                 return found
         made = make(x)
-        self._known.append((x, made))
+        self._known.append((x, make, made))
         return made
 
     def materialise(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +89,7 @@ class _Convolution(nn.Conv2d):
         Batch normalisation takes any bias out again, so that nothing hangs on the convolution's.
         """
         weight = theta["conv.weight"]
-        if takes_images and is_foldable(x, weight.shape):
+        if takes_images and is_foldable(x, weight.shape[1:]):
             data = weight.known_of(x, self._prepared)
             kernels, shifts = folded(
                 weight.value(), theta["norm.weight"].value(), theta["norm.bias"].value(), norm.eps, data.moments
@@ -118,12 +118,18 @@ class _Convolution(nn.Conv2d):
         # Batch normalisation takes out whatever is added to all pixels, padding included; what is added here keeps the
         # digits of sums over pixels, which are mostly of one sign otherwise.
         padded = F.pad(x, (1, 1, 1, 1)) - x.mean((1, 3, 4), keepdim=True)
-        return _Data(_as_groups(padded), moments(padded, (3, 3), self._checked_stride()))
+        height, width = self.kernel_size
+        return _Data(_as_groups(padded), moments(padded, (height, width), self._checked_stride()))
 
     def _checked_stride(self) -> int:
-        if (self.padding, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, "zeros"):
-            raise UserError("a CNN's convolutions have padding 1 and no more: make one with others of nn.Conv2d")
-        return int(self.stride[0])
+        stride, *others = self.stride
+        if (self.padding, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, "zeros") or any(
+            other != stride for other in others
+        ):
+            raise UserError(
+                "a CNN's convolutions have padding 1, one stride, and no more: make one with others of nn.Conv2d"
+            )
+        return stride
 
 
 @dataclass(frozen=True)
@@ -167,16 +173,20 @@ class _Block(TaskSequential):
     takes_images = False
 
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        """The same; where it is that, convolution and batch normalisation at once."""
-        first, second, *rest = self.children()
-        if not isinstance(first, _Convolution) or not isinstance(second, _BatchNorm):
-            return super().forward_tasks(theta, x)
-        x = first.normalised(second, theta, x, takes_images=self.takes_images)
-        if [type(part) for part in rest] == [_ReLU, _MaxPool]:
-            rest.reverse()  # the same, as ReLU never falls, and fewer numbers go through it
-        for part in rest:
-            x = part.forward_tasks({}, x)  # type: ignore[operator]  # nn.Module's attributes have no types
-        return x
+        """The same; convolution and batch normalisation at once."""
+        kinds = [(name, type(part)) for name, part in self.named_children()]
+        if kinds not in (_NORMALISED, [*_NORMALISED, ("pool", _MaxPool)]):
+            return super().forward_tasks(theta, x)  # other norms, and parts that were put in place of these
+        parts: dict[str, Any] = dict(self.named_children())
+        x = parts["conv"].normalised(parts["norm"], theta, x, takes_images=self.takes_images)
+        if "pool" in parts:  # before ReLU: the same, as ReLU never falls, and fewer numbers go through it
+            x = parts["pool"].forward_tasks({}, x)
+        out: Tensor = parts["relu"].forward_tasks({}, x)
+        return out
+
+    def _get_name(self) -> str:
+        """The name under which saved runs of modules with such blocks know them, see `core.runs.module_digest`."""
+        return TaskSequential.__name__
 
 
 class _ReLU(nn.ReLU):
@@ -190,6 +200,10 @@ class _MaxPool(nn.MaxPool2d):
         """(N, n, F, height, width) of the same."""
         pooled: Tensor = self(x.transpose(0, 1).flatten(1, 2))
         return pooled.unflatten(1, (len(x), -1)).transpose(0, 1)
+
+
+# The parts of a block that is normalised by the batch, before pooling.
+_NORMALISED: list[tuple[str, type]] = [("conv", _Convolution), ("norm", _BatchNorm), ("relu", _ReLU)]
 
 
 class _Mean(nn.Module):

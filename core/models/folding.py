@@ -13,6 +13,7 @@ and no pass over y is left, forward or backward, first derivative or second: wha
 weights, which are few. The first layer's activations are a network's largest.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Of a patch: its covariance, K x K, is to be small beside what it saves.
-MOST_NUMBERS = 64
+MOST_PATCH_NUMBERS = 64
 # Numbers of patches at a time, in double precision.
 _AT_ONCE = 2**21
 
@@ -38,15 +39,15 @@ class Moments:
     covariance: Tensor
 
 
-def is_foldable(x: Tensor, weight_shape: tuple[int, ...]) -> bool:
-    """Whether x (N, n, channels, height, width) are data, and a patch has few numbers.
+def is_foldable(x: Tensor, patch: tuple[int, ...]) -> bool:
+    """Whether x are data, a patch has few numbers, and scaled kernels keep their digits, as they do not in bfloat16.
 
     Args:
-        x: what the convolution takes.
-        weight_shape: (filters, channels, kernel height, kernel width).
+        x: (N, n, channels, height, width), what the convolution takes.
+        patch: (channels, kernel height, kernel width).
     """
-    _, *patch = weight_shape
-    return not x.requires_grad and patch[0] * patch[1] * patch[2] <= MOST_NUMBERS
+    is_precise = x.dtype in (torch.float32, torch.float64)
+    return is_precise and not x.requires_grad and math.prod(patch) <= MOST_PATCH_NUMBERS
 
 
 @torch.no_grad()

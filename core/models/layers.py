@@ -108,8 +108,20 @@ def cut(model: nn.Module, needed: Iterable[str]) -> int:
 
 
 def stages(model: nn.Module, start: int, stop: int | None = None) -> nn.Module:
-    """Stages `start` to `stop` of a network that `cut` can cut; parameters keep their names."""
+    """Stages `start` to `stop` of a network that `cut` can cut; parameters keep their names.
+
+    What the stages are given may be kept and given to others: stages that are not ours, and might write over it, get a
+    copy.
+    """
     if start == 0 and stop is None:
         return model
-    kind = TaskSequential if isinstance(model, TaskSequential) else nn.Sequential
-    return kind(OrderedDict(list(model.named_children())[start:stop]))
+    parts = list(model.named_children())[start:stop]
+    if isinstance(model, TaskSequential):
+        return TaskSequential(OrderedDict(parts))
+    return nn.Sequential(OrderedDict([("copy", _Copy()), *parts] if start else parts))
+
+
+class _Copy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """The same numbers elsewhere."""
+        return x.clone()

@@ -103,7 +103,7 @@ class MetaOptimizer(ABC):
     @property
     def keeps_zero(self) -> bool:
         """Whether U(0) = 0 whatever xi is, so that what a network does not use needs no update."""
-        return False
+        return self.is_gradient_descent
 
     def bind(self, xi: Tensors, num_tasks: int, names: Iterable[str]) -> dict[str, dict[str, TaskParameter]]:
         """xi (S, *shape) as `num_tasks` tasks have it, by parameter name and part, for the parameters `names`."""

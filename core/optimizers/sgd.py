@@ -16,11 +16,6 @@ class SGD(MetaOptimizer):
         """It is."""
         return True
 
-    @property
-    def keeps_zero(self) -> bool:
-        """The gradient itself."""
-        return True
-
     def initial_parts(self, like: Tensor) -> dict[str, Tensor]:
         """None."""
         return {}

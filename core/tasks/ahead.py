@@ -24,12 +24,15 @@ class DrawnAhead:
         sources: where the tasks come from, by a key of the caller's.
         num_tasks: tasks of each source in an iteration.
         start: the first iteration.
+        stop: the first of which none is drawn; None for no end.
     """
 
-    def __init__(self, sources: Mapping[int, TaskSource], num_tasks: int, start: int = 0) -> None:
+    def __init__(
+        self, sources: Mapping[int, TaskSource], num_tasks: int, start: int = 0, stop: int | None = None
+    ) -> None:
         self._sources = dict(sources)
         self._num_tasks = num_tasks
-        self._iteration = start
+        self._iteration, self._stop = start, stop
         self._thread = thread_pool(1, 1)
         self._upcoming: deque[dict[int, Future[Episodes]]] = deque()  # of this iteration, the next, ...
 
@@ -79,9 +82,10 @@ class DrawnAhead:
     def _begin(self) -> None:
         """Have the thread draw the first iteration that it was not told to."""
         iteration = self._iteration + len(self._upcoming)
-        self._upcoming.append(
-            {
-                key: self._thread.submit(source.sample, "train", self._num_tasks, iteration)
-                for key, source in self._sources.items()
-            }
-        )
+        if self._stop is None or iteration < self._stop:
+            self._upcoming.append(
+                {
+                    key: self._thread.submit(source.sample, "train", self._num_tasks, iteration)
+                    for key, source in self._sources.items()
+                }
+            )

@@ -192,7 +192,10 @@ class TaskSource(ABC):
 
     @abstractmethod
     def draw(self, split: str, num_tasks: int, index: int) -> Episodes:
-        """Batch number `index` of `split`: the same episodes whenever and wherever it is asked for."""
+        """Batch number `index` of `split`: the same episodes whenever and wherever it is asked for.
+
+        Training asks for batches in two threads, at once.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:

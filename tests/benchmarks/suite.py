@@ -31,9 +31,8 @@ OURS_IN_A_CALL, OTHERS_IN_A_CALL = 50, 5  # iterations of a training: a fraction
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-2}
 ROUNDINGS = 3
 MOST_IN_SINGLE = 0.5
-FLOOR = (
-    1e-3  # of the largest tensor: a convolution's bias before batch norm has gradient 0, and what is there is rounding
-)
+# Of the largest tensor: a convolution's bias before batch norm has gradient 0, and rounding in engines that compute it.
+FLOOR = 1e-3
 
 
 @dataclass(frozen=True)

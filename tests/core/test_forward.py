@@ -199,6 +199,21 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
+class Slope(nn.PReLU):
+    """With a way of its own to treat many tasks."""
+
+    def forward_tasks(self, theta, x):
+        return torch.where(x > 0, x, theta["weight"].value()[:, :, None, None, None] * x)
+
+
+def doubled(norm):
+    class Twice(type(norm)):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    return Twice(norm.num_features)
+
+
 def with_part(path, part):
     """Puts another part in a module's place."""
 
@@ -222,6 +237,21 @@ CHANGES = {
         lambda: CNN(1, 2, depth=1, filters=4), lambda model: prune.l1_unstructured(model.FC, "weight", amount=0.5)
     ),
     "another layer": (lambda: LR(9, 2), with_part("fc", lambda model: Doubled(9, 2))),
+    "an activation with a parameter": (
+        lambda: CNN(1, 2, depth=1, filters=4), with_part("C1.relu", lambda model: Slope())
+    ),
+    "a convolution more": (
+        lambda: CNN(1, 2, depth=1, filters=4), lambda model: model.C1.add_module("more", model.C1.conv.__class__(
+            4, 4, 3, padding=1))
+    ),
+    "a convolution alone": (lambda: CNN(1, 64, depth=1), with_part("C1", lambda model: model.C1[:1])),
+    "another kind of batch normalisation": (
+        lambda: CNN(1, 2, depth=1, filters=4), with_part("C1.norm", lambda model: doubled(model.C1.norm))
+    ),
+    "larger kernels": (
+        lambda: CNN(1, 2, depth=1, filters=4),
+        with_part("C1.conv", lambda model: model.C1.conv.__class__(1, 4, 5, stride=2, padding=1)),
+    ),
     "a layer more": (
         lambda: LinNet(9, 2, hidden=(4,)), lambda model: model.layers.insert(1, nn.ReLU())
     ),
@@ -240,15 +270,17 @@ def test_a_network_of_ours_that_was_changed_is_what_it_was_changed_to(make, chan
     model = make().double().eval()
     change(model)
     model = model.double()
-    x = torch.randn(3, 5, 1, 3, 3, dtype=torch.float64)
+    x = torch.randn(3, 5, 1, 6, 6, dtype=torch.float64)
+    x = x if isinstance(model, CNN) else x[..., :3, :3]
     theta = {name: TaskParameter(p.detach().unsqueeze(0), 3) for name, p in model.named_parameters()}
     found = batched_forward(model, theta, x, list(theta))
     torch.testing.assert_close(found, torch.stack([model(part) for part in x]).detach())
 
 
-def test_a_convolution_with_other_settings_is_refused():
+@pytest.mark.parametrize(("setting", "value"), [("dilation", (2, 2)), ("stride", (2, 1))])
+def test_a_convolution_with_other_settings_is_refused(setting, value):
     model = CNN(1, 2, depth=1, filters=4)
-    model.C1.conv.dilation = (2, 2)
+    setattr(model.C1.conv, setting, value)
     theta = {name: TaskParameter(p.detach().unsqueeze(0), 1) for name, p in model.named_parameters()}
-    with pytest.raises(UserError, match=r"padding 1 and no more"):
+    with pytest.raises(UserError, match=r"padding 1, one stride, and no more"):
         batched_forward(model, theta, torch.randn(1, 5, 1, 8, 8), ())

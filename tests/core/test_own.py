@@ -22,6 +22,7 @@ from core import (
     run_from_module,
 )
 from core.errors import UserError
+from core.models.conv import CNN
 from core.own import reinitialised
 from core.runs import module_digest
 from core.tasks import TaskSource, as_tasks, own
@@ -523,6 +524,13 @@ def test_a_module_that_computes_something_else_is_another(tiny_config, tmp_path)
     tasks = make_tasks("sinusoid", shots=5)
     ids = [run_from_module(network(kind()), tasks, steps=1, adapt_lr=0.1).id for kind in (nn.ReLU, nn.ReLU, nn.Tanh)]
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_networks_of_ours_are_known_as_earlier_versions_knew_them():
+    """By digests that an earlier version made."""
+    assert module_digest(CNN(1, 5)) == "58e216b77e9d773a5abfb74528ad463d"
+    other = CNN(3, 5, depth=2, downsample="max_pool", norm_mode="instance")
+    assert module_digest(other) == "bf1f18b4107fd22a3075d4f57f108b1a"
 
 
 def test_functions_in_a_module_do_not_make_it_another_in_each_process():

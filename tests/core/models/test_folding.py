@@ -9,7 +9,7 @@ from core import Episodes, evaluate, make_optimizer
 from core.models import conv as conv_module
 from core.models import folding
 from core.models.conv import CNN
-from core.models.folding import MOST_NUMBERS, folded, is_foldable, moments
+from core.models.folding import MOST_PATCH_NUMBERS, folded, is_foldable, moments
 from core.task_parameter import TaskParameter
 
 EPS = 1e-3
@@ -83,8 +83,9 @@ def test_filters_of_nearly_equal_pixels_keep_their_digits():
     x = 10 + 0.01 * torch.randn(1, 20, 1, 14, 14)
     edge = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])[None, None, None]
     of = moments(x, (3, 3), 1)
+    one = torch.ones(1, 1, dtype=torch.float64)
     (kernels, _), (exact, _) = (
-        folded(edge.to(dtype), one, 0 * one, 0.0, of) for dtype, one in ((d, torch.ones(1, 1, dtype=d)) for d in DTYPES)
+        folded(edge.to(dtype), one.to(dtype), 0 * one.to(dtype), 0.0, of) for dtype in (torch.float32, torch.float64)
     )
     y = F.conv2d(x[0].double(), edge[0].double())
     torch.testing.assert_close(exact[0, 0, 0, 0, 2], 1 / y.std(correction=0), rtol=1e-6, atol=0)
@@ -102,14 +103,12 @@ def test_gradients_of_bright_images_keep_their_digits():
     assert (ours[0].double() - exact).norm() < 3e-6 * exact.norm()
 
 
-DTYPES = (torch.float32, torch.float64)
-
-
 def test_only_data_with_small_patches_are_taken():
     x = torch.zeros(1, 1, 1, 4, 4)
-    assert is_foldable(x, (64, 3, 3, 3))
-    assert not is_foldable(x, (64, MOST_NUMBERS // 9 + 1, 3, 3))
-    assert not is_foldable(x.clone().requires_grad_(), (64, 3, 3, 3))
+    assert is_foldable(x, (3, 3, 3))
+    assert not is_foldable(x, (MOST_PATCH_NUMBERS // 9 + 1, 3, 3))
+    assert not is_foldable(x.bfloat16(), (3, 3, 3))
+    assert not is_foldable(x.clone().requires_grad_(), (3, 3, 3))
 
 
 def test_the_moments_of_data_are_taken_once_a_task(monkeypatch):

@@ -28,6 +28,16 @@ def test_batches_are_those_of_the_iterations_in_the_order_of_the_sources(pause):
                     assert torch.equal(joined[2 * place : 2 * place + 2].support_x, expected.support_x)
 
 
+def test_nothing_is_drawn_of_the_end_and_after_it():
+    source, drawn = sources([0])[0], []
+    draw = source.draw
+    source.draw = lambda *given: (drawn.append(given[-1]), draw(*given))[-1]
+    with DrawnAhead({0: source}, 1, start=3, stop=6) as batches:
+        for _ in range(3):
+            batches.take([0])
+    assert sorted(drawn) == [3, 4, 5]
+
+
 def test_a_caller_who_would_wait_draws_what_comes_next():
     source, begun, next_is_drawn, waited = sources([0])[0], threading.Event(), threading.Event(), []
     draw = source.draw
