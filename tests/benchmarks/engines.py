@@ -241,7 +241,7 @@ class Eager(Engine):
         group = Group(configs, list(sources.values()), None, torch.device("cpu"), compile=self.compile)
 
         def run() -> Tensors:
-            with DrawnAhead(sources, w.tasks, group.iteration) as batches:
+            with DrawnAhead(sources, w.tasks, group.iteration, group.iteration + iterations) as batches:
                 for _ in range(iterations):
                     group.step(*batches.take(tuple(sources)))
             return {f"{name}.{i}": t for part in (group.theta, group.xi) for name, ts in part.items()
