@@ -1,5 +1,6 @@
 """The convolutional networks of Finn et al. (2017), as the paper uses them (A.1.2)."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm, batch_norm_in_place
-from core.models.convolution import convolution, wants_channels_last
+from core.models.common_convolution import common_convolution, suits_common
+from core.models.convolution import Settings, convolution, wants_channels_last
 from core.models.folding import Moments, folded, is_foldable, moments
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
@@ -75,34 +77,33 @@ class _Convolution(nn.Conv2d):
         Raises:
             UserError: for a convolution whose settings were changed.
         """
-        weight, bias = theta["weight"], theta["bias"]
-        kernels, shifts = weight.common(), bias.common()
-        if kernels is not None and shifts is not None:
-            return self._of_all(x, kernels, shifts)
-        return self._of_each(_as_groups(x), weight.value(), bias.value())
+        return self._applied(x, theta["weight"], theta["bias"])
 
     def normalised(
-        self, norm: _BatchNorm, theta: Mapping[str, TaskParameter], x: Tensor, *, takes_images: bool
+        self, norm: _BatchNorm | _InstanceNorm, theta: Mapping[str, TaskParameter], x: Tensor, *, takes_images: bool
     ) -> Tensor:
-        """The same and batch normalisation after it, of theta as `conv.weight`, `norm.weight`, ...
+        """The same and the normalisation after it, of theta as `conv.weight`, `norm.weight`, ...
 
-        Batch normalisation takes any bias out again, so that nothing hangs on the convolution's.
+        Normalisation takes any bias out again, so that nothing hangs on the convolution's.
         """
         weight = theta["conv.weight"]
-        if takes_images and is_foldable(x, weight.shape[1:]):
+        if isinstance(norm, _BatchNorm) and takes_images and is_foldable(x, weight.shape[1:]):
             data = weight.known_of(x, self._prepared)
             kernels, shifts = folded(
                 weight.value(), theta["norm.weight"].value(), theta["norm.bias"].value(), norm.eps, data.moments
             )
             return self._of_each(data.groups, kernels, shifts, padding=0)
-        common = weight.common()
-        y = self._of_each(_as_groups(x), weight.value()) if common is None else self._of_all(x, common)
+        y = self._applied(x, weight)
         return norm.forward_tasks({"weight": theta["norm.weight"], "bias": theta["norm.bias"]}, y)
 
-    def _of_all(self, x: Tensor, kernels: Tensor, shifts: Tensor | None = None) -> Tensor:
-        """By kernels (F, C, 3, 3) that all tasks have."""
-        merged = F.conv2d(_as_examples(x), kernels, shifts, self._checked_stride(), 1)
-        return merged.unflatten(0, x.shape[:2])
+    def _applied(self, x: Tensor, weight: TaskParameter, bias: TaskParameter | None = None) -> Tensor:
+        """(N, n, filters, height, width) of (N, n, channels, height, width)."""
+        kernels, groups = weight.undivided(), _as_groups(x)
+        if kernels is None or not suits_common(x, len(x)):
+            return self._of_each(groups, weight.value(), None if bias is None else bias.value())
+        out = common_convolution(groups, weight, kernels, self._checked_stride(), 1)
+        out = out.unflatten(1, (len(x), -1)).transpose(0, 1)
+        return out if bias is None else out + bias.value()[:, None, :, None, None]
 
     def _of_each(self, groups: Tensor, kernels: Tensor, shifts: Tensor | None = None, padding: int = 1) -> Tensor:
         """By kernels (N, F, C, 3, 3) of each task, and shifts (N, F), of what `_as_groups` gives.
@@ -111,7 +112,8 @@ class _Convolution(nn.Conv2d):
         """
         shifts = None if shifts is None else shifts.flatten()
         stride = self._checked_stride()
-        out = convolution(groups, kernels.flatten(0, 1), shifts, stride, padding, groups=len(kernels))
+        settings = Settings((stride, stride), (padding, padding), len(kernels))
+        out = convolution(groups, kernels.flatten(0, 1), shifts, settings)
         return out.unflatten(1, (len(kernels), -1)).transpose(0, 1)
 
     def _prepared(self, x: Tensor) -> "_Data":
@@ -140,13 +142,6 @@ class _Data:
     moments: Moments
 
 
-def _as_examples(x: Tensor) -> Tensor:
-    """(N, n, channels, height, width) as (N * n, channels, height, width)."""
-    if not wants_channels_last(x):
-        return x.flatten(0, 1)
-    return _with_channels_last(x.permute(0, 1, 3, 4, 2).flatten(2).flatten(0, 1), x.shape[3:])
-
-
 def _as_groups(x: Tensor) -> Tensor:
     """(N, n, channels, height, width) as (n, N * channels, height, width)."""
     if not wants_channels_last(x):
@@ -173,10 +168,10 @@ class _Block(TaskSequential):
     takes_images = False
 
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        """The same; convolution and batch normalisation at once."""
-        kinds = [(name, type(part)) for name, part in self.named_children()]
-        if kinds not in (_NORMALISED, [*_NORMALISED, ("pool", _MaxPool)]):
-            return super().forward_tasks(theta, x)  # other norms, and parts that were put in place of these
+        """The same; convolution and normalisation at once."""
+        kinds = tuple((name, type(part)) for name, part in self.named_children())
+        if kinds not in _NORMALISED:
+            return super().forward_tasks(theta, x)  # without a norm, or of parts that were put in place of these
         parts: dict[str, Any] = dict(self.named_children())
         x = parts["conv"].normalised(parts["norm"], theta, x, takes_images=self.takes_images)
         if "pool" in parts:  # before ReLU: the same, as ReLU never falls, and fewer numbers go through it
@@ -202,8 +197,11 @@ class _MaxPool(nn.MaxPool2d):
         return pooled.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
-# The parts of a block that is normalised by the batch, before pooling.
-_NORMALISED: list[tuple[str, type]] = [("conv", _Convolution), ("norm", _BatchNorm), ("relu", _ReLU)]
+# The parts of blocks whose output is normalised.
+_NORMALISED = {
+    (("conv", _Convolution), ("norm", norm), ("relu", _ReLU), *pool)
+    for norm, pool in itertools.product((_BatchNorm, _InstanceNorm), ((), (("pool", _MaxPool),)))
+}
 
 
 class _Mean(nn.Module):

@@ -9,26 +9,44 @@ cotangents u of dL/dx, v of dL/dw and c of dL/db (the sum of g),
 PyTorch's own formula computes what is by w group by group, and copies each group before and after.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
-    """`conv2d` with groups, which can be differentiated twice.
+class Settings(NamedTuple):
+    """Of a convolution.
+
+    Attributes:
+        stride, padding: in each dimension of space.
+        groups: parts of the channels that know nothing of one another.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    groups: int = 1
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+    """PyTorch's convolution, which can be differentiated twice.
 
     Args:
         x: (n, groups * C, height, width).
         weight: (groups * F, C, kernel height, kernel width).
         bias: (groups * F), or none.
-        stride, padding: in height and width alike.
-        groups: parts of the channels that know nothing of one another.
+        settings: stride, padding and groups.
     """
-    out: Tensor = _Convolution.apply(x, weight, bias, (stride, padding, groups))
+    out: Tensor = _Convolution.apply(x, weight, bias, settings)
     return out
+
+
+def kernel_gradient(g: Tensor, x: Tensor, shape: Sequence[int], settings: Settings) -> Tensor:
+    """W(x, g), the gradient of each group's kernels shaped (groups * F, C, ...); it can be differentiated once."""
+    found: Tensor = _KernelGradient.apply(g, x, shape, settings)
+    return found
 
 
 def wants_channels_last(x: Tensor) -> bool:
@@ -39,21 +57,20 @@ def wants_channels_last(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-Settings = tuple[int, int, int]
-
-
-def _apply(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+def apply(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+    """x * w, which autograd does not see through."""
     stride, padding, groups = settings
-    return F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    return torch.convolution(x, weight, bias, stride, padding, [1] * len(stride), False, [0] * len(stride), groups)
 
 
-def _gradients(
+def gradients(
     g: Tensor, x: Tensor, weight: Tensor, settings: Settings, wanted: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """B(g, weight), W(x, g) and the sum of g, those that are wanted."""
     stride, padding, groups = settings
+    ones, zeros = [1] * len(stride), [0] * len(stride)
     found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-        g, x, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, list(wanted)
+        g, x, weight, [len(weight)], stride, padding, ones, False, zeros, groups, list(wanted)
     )
     return found
 
@@ -63,13 +80,13 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.settings = settings
-        return _apply(x, weight, bias, settings)
+        return apply(x, weight, bias, settings)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
         # Of images themselves no gradient is wanted, nor of a bias that is not there.
         wanted = (ctx.needs_input_grad[0], True, ctx.needs_input_grad[2])
-        return *_Backward.apply(*gradients, *ctx.saved_tensors, ctx.settings, wanted), None
+        return *_Backward.apply(*cotangents, *ctx.saved_tensors, ctx.settings, wanted), None
 
 
 class _Backward(torch.autograd.Function):
@@ -80,7 +97,7 @@ class _Backward(torch.autograd.Function):
         ctx.save_for_backward(g, x, weight)
         ctx.settings = settings
         ctx.set_materialize_grads(False)
-        return _gradients(g, x, weight, settings, wanted)
+        return gradients(g, x, weight, settings, wanted)
 
     @staticmethod
     @once_differentiable
@@ -88,12 +105,33 @@ class _Backward(torch.autograd.Function):
         g, x, weight = ctx.saved_tensors
         u, v, c = cotangents
         terms = [] if c is None else [c.view(-1, 1, 1).expand_as(g)]
-        terms += [] if u is None else [_apply(u, weight, None, ctx.settings)]
-        terms += [] if v is None else [_apply(x, v, None, ctx.settings)]
+        terms += [] if u is None else [apply(u, weight, None, ctx.settings)]
+        terms += [] if v is None else [apply(x, v, None, ctx.settings)]
         by_g = sum(terms[1:], terms[0]) if terms else None
         by_x = by_weight = None
         if u is not None:
-            _, by_weight, _ = _gradients(g, u, weight, ctx.settings, (False, True, False))
+            _, by_weight, _ = gradients(g, u, weight, ctx.settings, (False, True, False))
         if v is not None and ctx.needs_input_grad[1]:
-            by_x, _, _ = _gradients(g, x, v, ctx.settings, (True, False, False))
+            by_x, _, _ = gradients(g, x, v, ctx.settings, (True, False, False))
         return by_g, by_x, by_weight, None, None
+
+
+class _KernelGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, x: Tensor, shape: Sequence[int], settings: Settings) -> Tensor:
+        ctx.save_for_backward(g, x)
+        ctx.settings = settings
+        _, found, _ = gradients(g, x, x.new_empty(shape), settings, (False, True, False))
+        assert found is not None
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor) -> Any:
+        g, x = ctx.saved_tensors
+        by_g = by_x = None
+        if ctx.needs_input_grad[0]:
+            by_g = apply(x, v, None, ctx.settings)
+        if ctx.needs_input_grad[1]:
+            by_x, _, _ = gradients(g, x, v, ctx.settings, (True, False, False))
+        return by_g, by_x, None, None
