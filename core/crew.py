@@ -2,8 +2,8 @@
 
 PyTorch's threads share one operation, wait for the last of them, and share the next. Tasks know nothing of one another:
 a thread of Python takes some of them from the first operation to the last, and waits for nobody. For convolutional
-networks on two cores that is 1.05 to 1.15 times as fast, and more where other work takes turns on a core. Compiled code
-has no part in it, as it was slower so: by a tenth on tasks of five images.
+networks on two cores that is 1.05 to 1.15 times as fast, and more where other work takes turns on a core. Code that was
+fused by PyTorch's compiler has no part in it, as it was slower so: by a tenth on tasks of five images.
 """
 
 import os

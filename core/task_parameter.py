@@ -44,7 +44,7 @@ class Record:
         return outputs if self.read is None else [*outputs, self.read]
 
     def dense(self, gradients: Sequence[Tensor], *, constant: bool) -> Tensor | None:
-        """The gradient (N, *shape) by all but the applications, from those with respect to `watched()`; None if none."""
+        """The gradient (N, *shape) by all but applications, from those with respect to `watched()`; None if by none."""
         of_uses = gradients[len(self.applications) :]
         parts = [by(gradient) for (_, by), gradient in zip(self.uses, of_uses, strict=False)]
         parts += [] if self.read is None else [gradients[-1]]
@@ -103,8 +103,8 @@ class Product:
 class Collected:
     """The gradient of a tensor that many products share, added up in one place.
 
-    Of a matrix, autograd would keep a p x q gradient of every product until it adds them up; on a CPU the memory for them, fresh
-    each time, costs as much as the arithmetic. So a product's backward pass adds to what is here, once this is `open`:
+    Autograd would keep the gradient of every product until it adds them up; on a CPU the memory for them, fresh each
+    time, costs as much as the arithmetic. So a product's backward pass adds to what is here, once this is `open`:
     during the backward pass of the meta-gradient, and in no inner step, where no such gradient is wanted.
     """
 

@@ -1,8 +1,8 @@
-"""Convolutions of many tasks by the same kernels, as they have them before they adapt: one of all their images at once.
+"""Convolutions of many tasks by the same kernels, as before they adapt: one of all their images at once.
 
 It takes a sixth to four fifths of the time of one for each task, the least where images are small, so that kernels are
-most of what is read. Half of the convolutions of a meta-gradient of one step are of this kind. What is by the kernels is
-summed over tasks where it is made.
+most of what is read. Half of the convolutions of a meta-gradient of one step are of this kind. What is by the kernels
+is summed over tasks where it is made.
 
 Tasks' channels lie side by side, and nothing is copied: where channels are last, numbers are in the order of image,
 height, width, task and channel, and tasks are a third dimension of space, in which kernels have length 1; otherwise the

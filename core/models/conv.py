@@ -13,6 +13,7 @@ from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm, batch_norm_in_place
 from core.models.common_convolution import common_convolution, suits_common
 from core.models.convolution import Settings, convolution, wants_channels_last
+from core.models.elementwise import relu, spatial_mean
 from core.models.folding import Moments, folded, is_foldable, moments
 from core.models.layers import TaskSequential
 from core.models.linear import linear_layers
@@ -187,7 +188,7 @@ class _Block(TaskSequential):
 class _ReLU(nn.ReLU):
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """The same, number by number."""
-        return x.relu() if torch.is_grad_enabled() else x.relu_()
+        return relu(x) if torch.is_grad_enabled() else x.relu_()
 
 
 class _MaxPool(nn.MaxPool2d):
@@ -218,7 +219,7 @@ class _Mean(nn.Module):
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """(N, n, F * size * size) of (N, n, F, height, width)."""
         if self.size == 1:
-            return x.mean((3, 4))
+            return spatial_mean(x)
         return self(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 

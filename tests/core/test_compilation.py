@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from core import make_model, make_optimizer, make_tasks, products
+from core import compilation, make_model, make_optimizer, make_tasks, products
 from core.adaptation import replica_meta_gradient
 from core.compilation import compile_meta_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
 from core.products import has_onednn
+from core.threads import threads
 
 
 @pytest.fixture
@@ -61,6 +62,33 @@ def test_what_is_recorded_is_plain_by_either_library(model, method, steps, num_r
         for name, gradient in theirs.items():
             assert (ours[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
     assert bool(made) is (model == "lr")
+
+
+@pytest.mark.parametrize(("tasks_per_chunk", "num_replicas"), [(None, 1), (4, 1), (2, 2)])
+def test_long_lists_are_replayed_and_not_compiled(tasks_per_chunk, num_replicas, monkeypatch):
+    def fail(recorded):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    monkeypatch.setattr(compilation, "MOST_FUSED", 100)
+    tasks = make_tasks("glyphs", ways=3, shots=1, query_shots=1)
+    networks = [make_model("cnn", tasks, seed=seed, depth=2, filters=4) for seed in range(num_replicas)]
+    rule = make_optimizer("kfc", depth=2)
+    theta = {name: torch.stack([dict(net.named_parameters())[name].detach() for net in networks]).double()
+             for name, _ in networks[0].named_parameters()}  # fmt: skip
+    xi = {name: torch.stack([tensor + 0.01 * i for i in range(num_replicas)])
+          for name, tensor in rule.init({n: t[0] for n, t in theta.items()}).items()}  # fmt: skip
+    loop = InnerLoop(steps=2, lr=0.01, first_order=False)
+    first, other = (
+        tasks.sample("train", 6 * num_replicas, i).map(lambda x: x.double() if x.is_floating_point() else x)
+        for i in range(2)
+    )
+    with threads(1):
+        compiled = compile_meta_gradient(networks[0], rule, theta, xi, first, loop, tasks_per_chunk=tasks_per_chunk)
+        theta = {name: tensor * 1.1 for name, tensor in theta.items()}
+        found = compiled(theta, xi, other)
+    plain = replica_meta_gradient(networks[0], rule, theta, xi, other, loop)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
 
 
 def test_without_a_compiler_the_error_says_what_to_do(setting, monkeypatch):

@@ -15,7 +15,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from analysis import adapt_only, freeze, intervene, modify, perturb
 from analysis.inside_optimizer import on_tasks
 from analysis.loss_line import loss_line
-from core import Episodes, TrainConfig, crew, evaluate, make_optimizer, meta_gradient, meta_train, run_from_module
+from core import (
+    Episodes,
+    TrainConfig,
+    compilation,
+    crew,
+    evaluate,
+    make_optimizer,
+    meta_gradient,
+    meta_train,
+    run_from_module,
+)
 from core.adaptation import one_replica, replica_meta_gradient
 from core.compilation import compile_meta_gradient
 from core.crew import Crew, alone, shared_out
@@ -299,7 +309,22 @@ def test_recorded_in_chunks_is_plain(counted, monkeypatch):
     torch.testing.assert_close(
         compiled(theta, {}, other), replica_meta_gradient(model, rule, theta, {}, other, loop), rtol=1e-10, atol=1e-13
     )
-    assert counted == [2]  # the plain one
+    assert counted == [1, 1, 2]  # fused ones by one thread, the plain one by two
+
+
+def test_replayed_is_plain(counted, monkeypatch):
+    """Recorded, and so long that it is not compiled: in the chunks of the threads."""
+    monkeypatch.setattr(compilation, "MOST_FUSED", 0)
+    model, rule = network(), make_optimizer("sgd")
+    theta = one_replica(dict(model.named_parameters()))
+    loop = InnerLoop(1, 0.1, False)
+    compiled = compile_meta_gradient(model, rule, theta, {}, images(11), loop, tasks_per_chunk=4)
+    assert counted == [2]  # the call that ends the compilation
+    other = images(11).map(lambda x: x.flip(0))
+    torch.testing.assert_close(
+        compiled(theta, {}, other), replica_meta_gradient(model, rule, theta, {}, other, loop), rtol=1e-10, atol=1e-13
+    )
+    assert counted == [2, 2, 2]
 
 
 @pytest.mark.parametrize("tasks_per_chunk", [None, 2, 5])
