@@ -167,5 +167,6 @@ def _train(
 
 
 def _forward(run: Run, theta: dict[str, Tensor], x: Tensor) -> Tensor:
-    parameters = {name: TaskParameter(tensor, 1) for name, tensor in theta.items()}
+    # Of tasks that share nothing: what is shared has a gradient that is collected, and autograd's is not all of it.
+    parameters = {name: TaskParameter.of_tasks(tensor) for name, tensor in theta.items()}
     return batched_forward(run.model, parameters, x, tuple(theta))

@@ -1,10 +1,8 @@
 """The meta-gradient as one compiled function."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from core.adaptation import MetaGradient, added_up, check_chunk, chunks, share_of_gradient
 from core.crew import alone, shared_out
@@ -12,12 +10,12 @@ from core.errors import UserError
 from core.inner_loop import InnerLoop
 from core.memory import is_out_of_memory
 from core.optimizers.base import MetaOptimizer
-from core.recording import record, replayed
+from core.recording import Recorded
 from core.tasks.base import Episodes
 
 Tensors = Mapping[str, Tensor]
 
-# Operations that PyTorch's compiler takes a minute and a half for on two cores.
+# Operations for which PyTorch's compiler takes a minute and a half on two cores.
 MOST_FUSED = 10_000
 
 
@@ -36,9 +34,9 @@ def compile_meta_gradient(
     The computation for a chunk of tasks, and for a last one that is smaller, backward passes included, is recorded as a
     flat list of tensor operations, which PyTorch's compiler fuses. That takes from ten seconds to minutes, and pays off
     where iterations are many: the step itself is 5 times faster for LinNet on synthetic tasks, 1.3 times where large
-    matrix products take most of the time. Lists of more than `MOST_FUSED` operations, as of Kronecker-factored rules on
-    convolutional networks, are not fused but replayed: nothing is left then of finding derivatives, and little of what
-    only reshapes. The same up to rounding.
+    matrix products take most of the time. On a CPU, lists of more than `MOST_FUSED` operations, as Kronecker-factored
+    rules make on convolutional networks, are not fused but replayed: nothing is left then of finding derivatives, and
+    little of what only reshapes. The same up to rounding.
 
     Raises:
         UserError: for fewer than one task a chunk; if there is no C++ compiler, or the model cannot be recorded (its
@@ -65,30 +63,30 @@ def compile_meta_gradient(
             raise UserError(f"compiled for {num_replicas * num_tasks} tasks, not for {episodes.num_tasks}")
 
         def of_part(part: Episodes) -> MetaGradient:
-            with torch.no_grad():
-                return compiled[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))
+            found: MetaGradient = recorded[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))
+            return found
 
-        return added_up(crew.each(of_part, chunks(episodes, num_replicas, size)))
+        # Whoever is asked now may be watched as the one who was asked then was not.
+        now, _ = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
+        return added_up((crew if now == crew else alone()).each(of_part, chunks(episodes, num_replicas, size)))
 
-    def recorded_parts(size: int | None) -> dict[int, tuple[fx.GraphModule, tuple[Any, ...]]]:
-        """What is recorded, and of which arguments, by number of tasks: the last part may have fewer."""
-        arguments = {
-            part.num_tasks: (dict(theta), dict(xi), *tensors_of(part)) for part in chunks(episodes, num_replicas, size)
-        }
-        return {number: (record(flat, *given), given) for number, given in arguments.items()}
+    def recorded_parts(size: int | None) -> dict[int, Recorded]:
+        """By number of tasks: the last part may have fewer."""
+        parts = {part.num_tasks: part for part in chunks(episodes, num_replicas, size)}
+        return {number: Recorded(flat, dict(theta), dict(xi), *tensors_of(part)) for number, part in parts.items()}
 
-    compiled: dict[int, Callable[..., MetaGradient]]
-    size: int | None
-    crew, size = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
+    crew, size = alone(), tasks_per_chunk  # fused code is slower with more
     try:
-        parts = recorded_parts(size)
-        if all(len(recorded.graph.nodes) > MOST_FUSED for recorded, _ in parts.values()):
-            compiled = {number: replayed(recorded, *given) for number, (recorded, given) in parts.items()}
+        recorded = recorded_parts(size)
+        if episodes.support_x.device.type == "cpu" and min(map(len, recorded.values())) > MOST_FUSED:
+            crew, size = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
+            if crew.size > 1:
+                recorded = recorded_parts(size)
+            for part in recorded.values():
+                part.join_views()
         else:
-            if crew.size > 1:  # which fused code is slower with
-                crew, size = alone(), tasks_per_chunk
-                parts = recorded_parts(size)
-            compiled = {number: torch.compile(recorded) for number, (recorded, _) in parts.items()}
+            for part in recorded.values():
+                part.fuse()
         run(theta, xi, episodes)  # is when they are compiled
     except (BackendCompilerFailed, RuntimeError) as error:
         if is_out_of_memory(error):

@@ -167,6 +167,26 @@ def inner_loop(
 
     constant = loop.first_order or not create_graph
     last: LastUpdate | None = None
+
+    def take_step(losses: Tensor, records: Mapping[str, Record]) -> None:
+        nonlocal last
+        grads = _gradients(losses, records, constant=constant)
+        if rule.is_gradient_descent:
+            for name, record in records.items():
+                state.theta[name].adapt(record, grads[name], loop.theta_lr, constant=constant)
+            return
+        gradient = {
+            name: state.theta[name].gradient_of(record, grads[name], constant=constant)
+            for name, record in records.items()
+            if record.watched() or not rule.keeps_zero
+        }
+        if rule.adapts and last is not None:
+            _adapt_xi(state.xi, last, gradient, loop, constant=constant)
+        last = _update(rule, state, gradient)
+        for name, update in last.updates.items():
+            state.theta[name].subtract(update, loop.theta_lr, constant=not create_graph)
+        state.gradients = gradient
+
     if gradients:
         last = _update(rule, state, {name: Gradient(gradient) for name, gradient in gradients.items()})
     for _ in range(loop.steps):
@@ -174,22 +194,8 @@ def inner_loop(
         losses = task_losses(outputs, y, kind)
         records = {name: state.theta[name].take_record() for name in names}
         yield state, forward, outputs.detach()
-        grads = _gradients(losses, records, constant=constant)
-        if rule.is_gradient_descent:
-            for name, record in records.items():
-                state.theta[name].adapt(record, grads[name], loop.theta_lr, constant=constant)
-        else:
-            gradient = {
-                name: state.theta[name].gradient_of(record, grads[name], constant=constant)
-                for name, record in records.items()
-                if record.watched() or not rule.keeps_zero
-            }
-            if rule.adapts and last is not None:
-                _adapt_xi(state.xi, last, gradient, loop, constant=constant)
-            last = _update(rule, state, gradient)
-            for name, update in last.updates.items():
-                state.theta[name].subtract(update, loop.theta_lr, constant=not create_graph)
-            state.gradients = gradient
+        take_step(losses, records)
+        del outputs, losses, records  # or all activations of a step would stay through the next one
         state.step += 1
         if between is not None:
             between(state)

@@ -1,4 +1,4 @@
-"""A computation as a flat list of tensor operations."""
+"""A computation as a flat list of tensor operations, to be fused by PyTorch's compiler or replayed as it is."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,50 +6,81 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from core.errors import UserError
 
 Place = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
-def record(function: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
-    """The operations that `function` makes of these arguments, derivatives included; what comes of none is left out."""
-    from torch.fx.experimental.proxy_tensor import make_fx  # loads PyTorch's compiler, as most processes need not
+class Recorded:
+    """The operations that `function` makes of `arguments`, derivatives included; what nothing comes of is left out.
 
-    recorded = make_fx(function)(*arguments)
-    recorded.graph.eliminate_dead_code()
-    recorded.recompile()
-    return recorded
+    Call it on other numbers in the same structure of the same shapes.
 
-
-def replayed(recorded: fx.GraphModule, *arguments: Any) -> Callable[..., Any]:
-    """The same, on other numbers than these `arguments`: views of views are made in one step, and each view once.
-
-    Two in three operations of a meta-gradient are views. A view is a place in the memory of what is viewed, the same
-    for all arguments that lie alike in memory: here, contiguously.
+    Args:
+        function: takes and returns tensors in tuples and dicts. What it does hangs on their shapes alone.
+        arguments: tensors, likewise.
     """
-    first = tree_map(_dense, arguments)
-    _join_views(recorded, *first)
-    strides = [tensor.stride() for tensor in tree_leaves(first)]
 
-    def replay(*arguments: Any) -> Any:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        from torch.fx.experimental.proxy_tensor import make_fx  # loads PyTorch's compiler, as most processes need not
+
         tensors, structure = tree_flatten(arguments)
-        laid = [x if x.stride() == stride else _dense(x) for x, stride in zip(tensors, strides, strict=True)]
-        with torch.no_grad():
-            return recorded(*tree_unflatten(laid, structure))
+        # How a list reshapes hangs on how arguments lie in memory, so all of them are laid alike.
+        self._first = [_dense(x) for x in tensors]
+        self._expected = [(x.shape, x.dtype, x.stride()) for x in self._first]
+        self._returned = structure  # until it is known
 
-    return replay
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            found, self._returned = tree_flatten(function(*tree_unflatten(tensors, structure)))
+            return found
+
+        self._graph_module = make_fx(flat)(*self._first)
+        self._graph_module.graph.eliminate_dead_code()
+        self._graph_module.recompile()
+        self._run: Callable[..., list[Tensor]] = self._graph_module
+
+    def __len__(self) -> int:
+        """The number of operations."""
+        return sum(node.op == "call_function" for node in self._graph_module.graph.nodes)
+
+    def fuse(self) -> None:
+        """Have PyTorch's compiler make fewer of them, when this is first called."""
+        self._run = torch.compile(self._graph_module)
+
+    def join_views(self) -> None:
+        """Have views of views made in one step, and each view once.
+
+        A view is a place in the memory of what is viewed. Two in three operations of a meta-gradient are views.
+        """
+        with torch.no_grad():
+            _join_views(self._graph_module, *self._first)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function would return.
+
+        Raises:
+            UserError: for arguments of other shapes or types than those that were recorded.
+        """
+        laid = []
+        for x, (shape, dtype, stride) in zip(tree_flatten(arguments)[0], self._expected, strict=True):
+            if x.shape != shape or x.dtype != dtype:
+                raise UserError(f"recorded for {tuple(shape)} of {dtype}, not for {tuple(x.shape)} of {x.dtype}")
+            laid.append(x if x.stride() == stride and x.storage_offset() == 0 else _dense(x))
+        with torch.no_grad():
+            return tree_unflatten(self._run(*laid), self._returned)
 
 
 def _dense(x: Tensor) -> Tensor:
-    """A contiguous copy, axes of length 1 included, whose strides have no meaning but are seen."""
+    """A contiguous copy, in axes of length 1, too, whose strides mean nothing but are seen."""
     return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
 
 
 def _join_views(recorded: fx.GraphModule, *arguments: Any) -> None:
     places: dict[fx.Node, Place] = {}
     viewed: dict[fx.Node, fx.Node] = {}  # by view
-    with torch.no_grad():
-        _Places(recorded, places, viewed).run(*arguments)
+    _Places(recorded, places, viewed).run(*arguments)
     made: dict[tuple[fx.Node, Place], fx.Node] = {}  # views by what is viewed, and where
     for node, base in viewed.items():
         whole, place = viewed.get(base, base), places[node]
@@ -80,10 +111,10 @@ class _Places(fx.Interpreter):
         if isinstance(out, Tensor):
             self._places[n] = tuple(out.shape), out.stride(), int(out.storage_offset())
             base = n.args[0] if n.args else None
-            # Nothing is known of arguments' memory but that it is laid alike, and operations that write return views.
-            if isinstance(base, fx.Node) and base.op == "call_function" and isinstance(n.target, OpOverload):
+            # What is written in place returns what it was given: no view, and to be done where it stands.
+            if isinstance(base, fx.Node) and isinstance(n.target, OpOverload) and not n.target._schema.is_mutable:
                 of = self.env[base]
-                if not n.target._schema.is_mutable and isinstance(of, Tensor) and _is_view(out, of):
+                if isinstance(of, Tensor) and _is_view(out, of):
                     self._viewed[n] = base
         return out
 

@@ -110,7 +110,7 @@ class Collected:
 
     def __init__(self) -> None:
         self.open = False
-        self.gradient: Tensor | None = None  # (S, p, q)
+        self.gradient: Tensor | None = None  # (S, *shape)
 
     def add_product(self, x: Tensor, c: Tensor) -> None:
         """Add x^T c, for x (S, r, p) and c (S, r, q)."""
@@ -187,7 +187,7 @@ class TaskParameter:
         self._known: list[tuple[Tensor, Callable[[Tensor], Any], Any]] = []  # data, and what a model made of them
         self._record = Record()
         self.collected = Collected()
-        self.adapts = True  # False: no gradient of a task's own will be asked for, see `common` and `_apply`
+        self.adapts = True  # False: no gradient of a task's own will be asked for, and no use is recorded
 
     @classmethod
     def of_tasks(cls, own: Tensor) -> "TaskParameter":

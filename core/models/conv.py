@@ -78,7 +78,7 @@ class _Convolution(nn.Conv2d):
         Raises:
             UserError: for a convolution whose settings were changed.
         """
-        return self._applied(x, theta["weight"], theta["bias"])
+        return self._applied(x, theta["weight"], theta.get("bias"))
 
     def normalised(
         self, norm: _BatchNorm | _InstanceNorm, theta: Mapping[str, TaskParameter], x: Tensor, *, takes_images: bool
@@ -100,7 +100,7 @@ class _Convolution(nn.Conv2d):
     def _applied(self, x: Tensor, weight: TaskParameter, bias: TaskParameter | None = None) -> Tensor:
         """(N, n, filters, height, width) of (N, n, channels, height, width)."""
         kernels, groups = weight.undivided(), _as_groups(x)
-        if kernels is None or not suits_common(x, len(x)):
+        if kernels is None or not suits_common(x):
             return self._of_each(groups, weight.value(), None if bias is None else bias.value())
         out = common_convolution(groups, weight, kernels, self._checked_stride(), 1)
         out = out.unflatten(1, (len(x), -1)).transpose(0, 1)

@@ -45,7 +45,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settin
 
 def kernel_gradient(g: Tensor, x: Tensor, shape: Sequence[int], settings: Settings) -> Tensor:
     """W(x, g), the gradient of each group's kernels shaped (groups * F, C, ...); it can be differentiated once."""
-    found: Tensor = _KernelGradient.apply(g, x, shape, settings)
+    found: Tensor = _Backward.apply(g, x, x.new_empty(shape), settings, (False, True, False))[1]
     return found
 
 
@@ -57,7 +57,7 @@ def wants_channels_last(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-def apply(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
     """x * w, which autograd does not see through."""
     stride, padding, groups = settings
     return torch.convolution(x, weight, bias, stride, padding, [1] * len(stride), False, [0] * len(stride), groups)
@@ -80,7 +80,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.settings = settings
-        return apply(x, weight, bias, settings)
+        return convolve(x, weight, bias, settings)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -105,8 +105,8 @@ class _Backward(torch.autograd.Function):
         g, x, weight = ctx.saved_tensors
         u, v, c = cotangents
         terms = [] if c is None else [c.view(-1, 1, 1).expand_as(g)]
-        terms += [] if u is None else [apply(u, weight, None, ctx.settings)]
-        terms += [] if v is None else [apply(x, v, None, ctx.settings)]
+        terms += [] if u is None else [convolve(u, weight, None, ctx.settings)]
+        terms += [] if v is None else [convolve(x, v, None, ctx.settings)]
         by_g = sum(terms[1:], terms[0]) if terms else None
         by_x = by_weight = None
         if u is not None:
@@ -114,24 +114,3 @@ class _Backward(torch.autograd.Function):
         if v is not None and ctx.needs_input_grad[1]:
             by_x, _, _ = gradients(g, x, v, ctx.settings, (True, False, False))
         return by_g, by_x, by_weight, None, None
-
-
-class _KernelGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, shape: Sequence[int], settings: Settings) -> Tensor:
-        ctx.save_for_backward(g, x)
-        ctx.settings = settings
-        _, found, _ = gradients(g, x, x.new_empty(shape), settings, (False, True, False))
-        assert found is not None
-        return found
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, v: Tensor) -> Any:
-        g, x = ctx.saved_tensors
-        by_g = by_x = None
-        if ctx.needs_input_grad[0]:
-            by_g = apply(x, v, None, ctx.settings)
-        if ctx.needs_input_grad[1]:
-            by_x, _, _ = gradients(g, x, v, ctx.settings, (True, False, False))
-        return by_g, by_x, None, None

@@ -103,8 +103,8 @@ class KFC(MetaOptimizer):
             hidden = hidden / norm
         for i in range(self.depth):
             if i > 0:
-                # Rows are what R takes; where L gives columns, this is when to lay them anew, so that gradients lie
-                # as what they are multiplied with.
+                # What comes of many matrices is a transposed view, of which R would make a copy: made here, gradients
+                # lie as what they are multiplied with.
                 hidden = relu(hidden.contiguous())
             # R first: the gradient of L is then a product with what is at hand, L's input, and needs no R^T.
             hidden = left(parts[self._key("L", i)], parts[self._key("R", i)].right(hidden))

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from analysis.errors import StudyError
 from analysis.store import _to_arrow
 from analysis.upper_bound import upper_bound
-from core import Episodes, list_runs, load_run, make_model, meta_train, run_from_module
+from core import Episodes, TrainConfig, list_runs, load_run, make_model, meta_train, run_from_module
 from core.seeds import derive_seed
 
 
@@ -17,17 +17,32 @@ def run(trained_cnn):
     return load_run(list_runs(trained_cnn)["path"].iloc[0])
 
 
-@pytest.mark.parametrize("learns_from", ["class", "support"])
-def test_each_task_is_trained_alone_until_it_is_learned(run, learns_from):
+@pytest.fixture(scope="module")
+def linear_run():
+    """Of so few examples that the engine keeps changes of its weights thin."""
+    config = TrainConfig(
+        dataset="glyphs", model="lr", method="maml", ways=5, shots=1, query_shots=2, steps=1, adapt_lr=0.1,
+        first_order=False, meta_optimizer="adam", meta_lr=0.01, iterations=1, tasks_per_iteration=1, eval_tasks=1,
+    )  # fmt: skip
+    return meta_train(config, results=None, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "learns_from"), [("run", "class"), ("run", "support"), ("linear_run", "class"), ("linear_run", "support")]
+)
+def test_each_task_is_trained_alone_until_it_is_learned(model, learns_from, request):
     """Against a loop over tasks with a module and an optimizer of its own each.
 
     Few steps: Adam goes a whole step where a gradient is rounding alone, and the two drift apart.
     """
+    run = request.getfixturevalue(model)
     table = upper_bound(run, num_tasks=3, seed=4, learns_from=learns_from, lr=0.05, loss=0.8, max_steps=15)
     source = run.tasks(seed=4)
     assert (table["training_shots"] == {"class": 20 - source.query_shots, "support": source.shots}[learns_from]).all()
     for task, row in enumerate(table.itertuples()):
-        model = make_model("cnn", source, seed=derive_seed(4, "upper bound", task), **run.config.model_options())
+        model = make_model(
+            run.config.model, source, seed=derive_seed(4, "upper bound", task), **run.config.model_options()
+        )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
         episodes = source.draw_whole("test", 1, task) if learns_from == "class" else source.sample("test", 1, task)
         for step in range(16):

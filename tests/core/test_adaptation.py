@@ -1,5 +1,6 @@
 """The engine against finite differences, against the reference of `tests/naive.py`, and against its own promises."""
 
+import gc
 import math
 
 import pandas as pd
@@ -13,6 +14,7 @@ from core.errors import UserError
 from core.inner_loop import InnerLoop, inner_loop
 from core.models.conv import CNN
 from core.models.linear import LR, LinNet
+from core.task_parameter import Record
 from core.tasks.base import Episodes
 from tests import naive
 from tests.naive import PROBLEMS, RULES, NaiveRule, Tensors
@@ -605,3 +607,20 @@ def test_first_or_second_order_has_no_default():
         meta_gradient(model, rule, theta, xi, episodes, steps=1, lr=0.1)
     with pytest.raises(TypeError, match="first_order"):
         InnerLoop(1, 0.1)
+
+
+@pytest.mark.parametrize("method", ["sgd", "kfc"])
+def test_nothing_of_a_step_that_was_taken_is_left(method: str):
+    """Its activations would stay through all that follows."""
+    model, rule = CNN(1, 2, depth=2, filters=4), make_optimizer(method, **NaiveRule(method).options())
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    xi = {name: tensor.unsqueeze(0) for name, tensor in rule.init(theta).items()}
+    theta = {name: tensor.unsqueeze(0) for name, tensor in theta.items()}
+    x, y = torch.rand(5, 4, 1, 8, 8), torch.arange(2).repeat(5, 2)
+    walk = inner_loop(model, rule, theta, xi, x, y, "classification", InnerLoop(2, 0.1, True), create_graph=False)
+    used = []
+    for _ in walk:
+        gc.collect()
+        used.append(sum(type(one) is Record and bool(one.uses) for one in gc.get_objects()))
+    assert used[0] > 0
+    assert used[-1] == 0

@@ -325,6 +325,10 @@ def test_replayed_is_plain(counted, monkeypatch):
         compiled(theta, {}, other), replica_meta_gradient(model, rule, theta, {}, other, loop), rtol=1e-10, atol=1e-13
     )
     assert counted == [2, 2, 2]
+    with FlopCounterMode(display=False) as counter:
+        compiled(theta, {}, other)
+    assert counted == [2, 2, 2, 1]  # threads of which the counter would not know
+    assert counter.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("tasks_per_chunk", [None, 2, 5])

@@ -214,3 +214,47 @@ def test_no_record_is_kept_of_what_does_not_adapt():
         parameter.adapts = adapts
         parameter.right_t(torch.randn(2, 5, 4))
         assert len(parameter.take_record().applications) == adapts
+
+
+@pytest.mark.parametrize("by", ["adapt", "gradient_of"])
+def test_a_tensor_used_as_what_all_have_and_read_in_one_step_gets_all_gradients(by):
+    torch.manual_seed(0)
+    shared = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, TASKS, 3, dtype=torch.float64)
+
+    def after_a_step():
+        parameter = TaskParameter(shared, TASKS)
+        total = (parameter.value().pow(3) * x[0]).sum()
+        for data in x:
+            product = data * parameter.undivided()
+            parameter.record(product, lambda gradient, data=data: gradient * data)
+            total = total + product.pow(3).sum()
+        record = parameter.take_record()
+        gradients = torch.autograd.grad(total, record.watched(), create_graph=True)
+        if by == "adapt":
+            parameter.adapt(record, gradients, 0.1, constant=False)
+        else:
+            parameter.subtract(parameter.gradient_of(record, gradients, constant=False).dense, 0.1, constant=False)
+        assert parameter.undivided() is None
+        return parameter.materialise()
+
+    def plainly():
+        each = shared.expand(TASKS, -1) + 0
+        total = (each.pow(3) * x[0]).sum() + sum((data * each).pow(3).sum() for data in x)
+        (gradient,) = torch.autograd.grad(total, each, create_graph=True)
+        return each - 0.1 * gradient
+
+    for found, expected in zip(
+        (after_a_step(), torch.autograd.grad(after_a_step().sin().sum(), shared)[0]),
+        (plainly(), torch.autograd.grad(plainly().sin().sum(), shared)[0]),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_use_of_what_does_not_adapt_is_not_recorded():
+    parameter = TaskParameter(torch.ones(1, 3), 2)
+    for adapts in (True, False):
+        parameter.adapts = adapts
+        parameter.record(torch.ones(2, 3), lambda gradient: gradient)
+        assert len(parameter.take_record().watched()) == adapts

@@ -12,7 +12,7 @@ from core.tasks.base import Episodes
 from tests import naive
 from tests.naive import NaiveRule
 
-N, n = 3, 4
+N, n = 5, 4  # tasks, of which one convolution takes 4 or more together, and examples
 CASES = [(2, "batch", "stride"), (2, "instance", "stride"), (1, "none", "stride"), (4, "batch", "max_pool")]
 
 
@@ -57,7 +57,7 @@ def test_on_a_cpu_a_pixels_channels_lie_next_to_one_another(num_shared, channels
     assert (out.stride(2) == 1) is channels_last
 
 
-@pytest.mark.parametrize(("filters", "num_tasks"), [(1, 1), (1, 3), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("filters", "num_tasks"), [(1, 1), (1, 3), (1, 5), (2, 1), (2, 3), (2, 5)])
 @pytest.mark.parametrize("norm_mode", ["batch", "instance"])
 def test_the_meta_gradient_of_networks_so_small_that_strides_are_ambiguous(filters, num_tasks, norm_mode):
     torch.manual_seed(0)
@@ -73,7 +73,43 @@ def test_the_meta_gradient_of_networks_so_small_that_strides_are_ambiguous(filte
         torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("num_tasks", [1, 3])
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("adapted", [None, ("C2.conv.weight", "FC.weight"), ("C1.conv.weight", "FC.bias")])
+@pytest.mark.parametrize("method", ["sgd", "kfc"])
+@pytest.mark.parametrize(
+    ("norm_mode", "downsample"), [("batch", "stride"), ("instance", "stride"), ("none", "max_pool")]
+)
+def test_the_meta_gradient_of_tasks_that_begin_with_the_same_kernels(
+    norm_mode, downsample, method, adapted, first_order
+):
+    torch.manual_seed(0)
+    model = CNN(2, 3, depth=2, filters=3, norm_mode=norm_mode, downsample=downsample).double()
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    slow = NaiveRule(method)
+    rule = make_optimizer(method, **slow.options())
+    xi = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in rule.init(theta).items()}
+    x, y = torch.rand(2, N, 3, 2, 24, 24, dtype=torch.float64), torch.arange(3).expand(N, -1)
+    episodes = Episodes(x[0], y, x[1], y)
+    settings = {"steps": 2, "lr": 0.4, "adapted": adapted, "first_order": first_order}
+    loss, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, **settings)
+    slow_loss, (slow_theta, slow_xi) = naive.meta_gradient(model, slow, theta, xi, episodes, **settings)
+    torch.testing.assert_close(loss, slow_loss, rtol=1e-9, atol=0)
+    for found, expected in ((g_theta, slow_theta), (g_xi, slow_xi)):
+        for name, gradient in expected.items():
+            torch.testing.assert_close(
+                found[name], gradient, rtol=1e-7, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+            )
+
+
+def test_images_of_other_channels_are_refused():
+    """Three tasks' images with one channel must not pass for one task's with three."""
+    model = CNN(3, 5, depth=2, filters=3, norm_mode="none").double()
+    theta = task_parameters(model, len(list(model.parameters())))
+    with pytest.raises(RuntimeError):
+        model.forward_tasks(theta, torch.zeros(N + 1, n, 1, 28, 28, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_tasks", [1, 5])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_instance_norm_of_channels_far_from_zero(num_tasks, frozen):
     """Where channels are last, PyTorch's kernel would lose two digits more."""
