@@ -18,7 +18,7 @@ from core.models.convolution import Settings, convolve, gradients, kernel_gradie
 from core.task_parameter import Collected, TaskParameter
 
 # Tasks below which one convolution of each is faster where they are a dimension of space, and where they are not.
-_FEWEST_IN_SPACE, _FEWEST = 4, 2
+_FEWEST_IN_SPACE, _FEWEST = 3, 2
 
 
 def suits_common(x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from core.tasks.base import Episodes
 from tests import naive
 from tests.naive import NaiveRule
 
-N, n = 5, 4  # tasks, of which one convolution takes 4 or more together, and examples
+N, n = 5, 4  # tasks, of which one convolution takes 3 or more together, and examples
 CASES = [(2, "batch", "stride"), (2, "instance", "stride"), (1, "none", "stride"), (4, "batch", "max_pool")]
 
 
