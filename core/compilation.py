@@ -1,6 +1,6 @@
 """The meta-gradient as one compiled function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -48,32 +48,41 @@ def compile_meta_gradient(
     check_chunk(tasks_per_chunk)
     num_replicas = len(next(iter(theta.values())))
     num_tasks = episodes.num_tasks // num_replicas
+    of_theta, of_xi = list(theta), list(xi)
 
-    def flat(
-        theta: Tensors, xi: Tensors, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor
-    ) -> MetaGradient:
+    def flat(theta: Tensors, xi: Tensors, part: Episodes) -> list[Tensor]:
+        data = part.support_x, part.support_y, part.query_x, part.query_y
+        return [*(theta[name] for name in of_theta), *(xi[name] for name in of_xi), *data]
+
+    def named(tensors: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The first tensors, as theta and xi."""
+        ours, learned = tensors[: len(of_theta)], tensors[len(of_theta) : len(of_theta) + len(of_xi)]
+        return dict(zip(of_theta, ours, strict=True)), dict(zip(of_xi, learned, strict=True))
+
+    def function(*tensors: Tensor) -> list[Tensor]:
+        support_x, support_y, query_x, query_y = tensors[len(of_theta) + len(of_xi) :]
         part = Episodes(support_x, support_y, query_x, query_y, episodes.kind)
-        return share_of_gradient(model, rule, theta, xi, part, loop, num_tasks)
-
-    def tensors_of(part: Episodes) -> tuple[Tensor, ...]:
-        return part.support_x, part.support_y, part.query_x, part.query_y
+        loss, g_theta, g_xi = share_of_gradient(model, rule, *named(tensors), part, loop, num_tasks)
+        return [*(g_theta[name] for name in of_theta), *(g_xi[name] for name in of_xi), loss]
 
     def run(theta: Tensors, xi: Tensors, episodes: Episodes) -> MetaGradient:
         if episodes.num_tasks != num_replicas * num_tasks:
             raise UserError(f"compiled for {num_replicas * num_tasks} tasks, not for {episodes.num_tasks}")
 
         def of_part(part: Episodes) -> MetaGradient:
-            found: MetaGradient = recorded[part.num_tasks](dict(theta), dict(xi), *tensors_of(part))
-            return found
+            found = recorded[part.num_tasks](*flat(theta, xi, part))
+            return found[-1], *named(found)
 
-        # Whoever is asked now may be watched as the one who was asked then was not.
-        now, _ = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
-        return added_up((crew if now == crew else alone()).each(of_part, chunks(episodes, num_replicas, size)))
+        workers = crew
+        if crew.size > 1:  # if still so: the thread that asks now may be watched
+            now, _ = shared_out(model, rule, episodes, num_replicas, together=tasks_per_chunk)
+            workers = crew if now == crew else alone()
+        return added_up(workers.each(of_part, chunks(episodes, num_replicas, size)))
 
     def recorded_parts(size: int | None) -> dict[int, Recorded]:
         """By number of tasks: the last part may have fewer."""
         parts = {part.num_tasks: part for part in chunks(episodes, num_replicas, size)}
-        return {number: Recorded(flat, dict(theta), dict(xi), *tensors_of(part)) for number, part in parts.items()}
+        return {number: Recorded(function, *flat(theta, xi, part)) for number, part in parts.items()}
 
     crew, size = alone(), tasks_per_chunk  # fused code is slower with more
     try:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from core.errors import UserError
 
@@ -14,29 +13,22 @@ Place = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 class Recorded:
-    """The operations that `function` makes of `arguments`, derivatives included; what nothing comes of is left out.
+    """The operations that `function` makes of `tensors`, derivatives included; what nothing comes of is left out.
 
-    Call it on other numbers in the same structure of the same shapes.
+    Call it on tensors of the same shapes.
 
     Args:
-        function: takes and returns tensors in tuples and dicts. What it does hangs on their shapes alone.
-        arguments: tensors, likewise.
+        function: of tensors to a list of tensors. What it does hangs on shapes alone.
+        tensors: what it is recorded with.
     """
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., list[Tensor]], *tensors: Tensor) -> None:
         from torch.fx.experimental.proxy_tensor import make_fx  # loads PyTorch's compiler, as most processes need not
 
-        tensors, structure = tree_flatten(arguments)
         # How a list reshapes hangs on how arguments lie in memory, so all of them are laid alike.
         self._first = [_dense(x) for x in tensors]
         self._expected = [(x.shape, x.dtype, x.stride()) for x in self._first]
-        self._returned = structure  # until it is known
-
-        def flat(*tensors: Tensor) -> list[Tensor]:
-            found, self._returned = tree_flatten(function(*tree_unflatten(tensors, structure)))
-            return found
-
-        self._graph_module = make_fx(flat)(*self._first)
+        self._graph_module = make_fx(function)(*self._first)
         self._graph_module.graph.eliminate_dead_code()
         self._graph_module.recompile()
         self._run: Callable[..., list[Tensor]] = self._graph_module
@@ -57,19 +49,19 @@ class Recorded:
         with torch.no_grad():
             _join_views(self._graph_module, *self._first)
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
         """What the function would return.
 
         Raises:
-            UserError: for arguments of other shapes or types than those that were recorded.
+            UserError: for tensors of other shapes or types than those that were recorded.
         """
         laid = []
-        for x, (shape, dtype, stride) in zip(tree_flatten(arguments)[0], self._expected, strict=True):
+        for x, (shape, dtype, stride) in zip(tensors, self._expected, strict=True):
             if x.shape != shape or x.dtype != dtype:
                 raise UserError(f"recorded for {tuple(shape)} of {dtype}, not for {tuple(x.shape)} of {x.dtype}")
             laid.append(x if x.stride() == stride and x.storage_offset() == 0 else _dense(x))
         with torch.no_grad():
-            return tree_unflatten(self._run(*laid), self._returned)
+            return self._run(*laid)
 
 
 def _dense(x: Tensor) -> Tensor:
