@@ -175,7 +175,7 @@ class _Inputs:
         )  # fmt: skip
         at_start = measure(islice(walk, 1), part, steps)
         point = next(walk)
-        theta = {name: parameter.materialise().detach() for name, parameter in point[0].theta.items()}
+        theta = {name: parameter.detached() for name, parameter in point[0].theta.items()}
         self._first = theta, at_start
         self._later = chain([point], walk) if steps == config.steps else None
         return self._first
@@ -277,15 +277,15 @@ def _measure(
 
     def between(state: State) -> None:
         for change, name in updated:
-            update = state.theta[name].materialise().detach() - last[name]
+            update = state.theta[name].detached() - last[name]
             state.theta[name] = TaskParameter.of_tasks((last[name] + change(update, state.step)).requires_grad_())
         if plan.between and state.step < steps:
-            before = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+            before = {name: parameter.detached() for name, parameter in state.theta.items()}
             for name, tensor in apply(before, plan.between).items():
                 if tensor is not before[name]:
                     state.theta[name] = TaskParameter.of_tasks(tensor.detach().requires_grad_())
         for name in last:
-            last[name] = state.theta[name].materialise().detach()
+            last[name] = state.theta[name].detached()
 
     chosen = None if adapted == tuple(names) else adapted
     loop = InnerLoop(steps, config.adapt_lr, True, config.lr_scope, chosen, inputs.num_classes)
@@ -308,7 +308,7 @@ def _watched(
     """The same walk; `rows` get what the probes say at each of its states."""
     snapshot: Snapshot | None = None
     for state, forward, outputs in walk:
-        theta = {name: parameter.materialise().detach() for name, parameter in state.theta.items()}
+        theta = {name: parameter.detached() for name, parameter in state.theta.items()}
         snapshot = Snapshot(run, episodes, state.step, theta, snapshot)
         rows.append(carry_out(probes, snapshot))
         yield state, forward, outputs

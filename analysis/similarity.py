@@ -104,7 +104,7 @@ def _adapted(run: Run, part: Episodes) -> tuple[dict[str, Tensor], bool]:
     points = []
     for point in walk:
         points.append(measure(iter([point]), part, loop.steps))
-    theta = {name: parameter.materialise().detach() for name, parameter in point[0].theta.items()}
+    theta = {name: parameter.detached() for name, parameter in point[0].theta.items()}
     return theta, bool(diverged_rows(as_table(torch.cat(points, dim=1)), part.kind).any())
 
 

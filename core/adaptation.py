@@ -231,7 +231,7 @@ class Adapted:
     def xi(self) -> dict[str, Tensor]:
         """xi of each task, (T, *shape), as last used: xi_{steps-1}. Built on request, as it may be large."""
         return {
-            f"{name}.{part}": _joined([chunk[name][part].materialise().detach() for chunk in self._xi])
+            f"{name}.{part}": _joined([chunk[name][part].detached() for chunk in self._xi])
             for name, parts in self._xi[0].items()
             for part in parts
         }
@@ -268,7 +268,7 @@ def adapt(
             for state, forward, outputs in walk:
                 with torch.no_grad():
                     losses.append(task_losses(forward(x) if state.step == steps else outputs, y, kind))
-        chunk_params.append({name: parameter.materialise().detach() for name, parameter in state.theta.items()})
+        chunk_params.append({name: parameter.detached() for name, parameter in state.theta.items()})
         chunk_losses.append(torch.stack(losses, dim=1))
         chunk_xi.append(state.xi)
     params = {name: _joined([chunk[name] for chunk in chunk_params]) for name in theta}

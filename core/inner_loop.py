@@ -127,8 +127,8 @@ def inner_loop(
     """
     names = tuple(theta) if loop.adapted is None else loop.adapted
     if not create_graph:
-        # A step's own graph starts here, whether or not the caller's tensors ask for one, of what adapts.
-        theta = {name: tensor.detach().requires_grad_(name in names) for name, tensor in theta.items()}
+        # A step's own graph starts here, whether or not the caller's tensors ask for one.
+        theta = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
     kept = next((tensor.dtype for tensor in theta.values()), torch.get_default_dtype())
     if loop.dtype is not None:

@@ -277,6 +277,11 @@ class TaskParameter:
             own = own - product.dense()
         return own
 
+    def detached(self) -> Tensor:
+        """The same without a graph, for others, who expect numbers in the order of the shape, as `vmap` does."""
+        value = self.materialise().detach()
+        return value if self._own is None else value.contiguous()  # what all share stays a view
+
     def gradient(self, of_reads: Tensor | None) -> Tensor | None:
         """The gradient of `shared`: what was collected and autograd's own part, either of which may be None."""
         if self.collected.gradient is None or of_reads is None:

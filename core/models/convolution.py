@@ -84,7 +84,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        wanted = tuple(ctx.needs_input_grad[:3])  # not of images themselves, nor of kernels that are frozen
+        # Of images themselves no gradient is wanted, nor of a bias that is not there.
+        wanted = (ctx.needs_input_grad[0], True, ctx.needs_input_grad[2])
         return *_Backward.apply(*cotangents, *ctx.saved_tensors, ctx.settings, wanted), None
 
 

@@ -609,6 +609,17 @@ def test_first_or_second_order_has_no_default():
         InnerLoop(1, 0.1)
 
 
+def test_adapted_parameters_lie_in_memory_as_any_others():
+    """`vmap` has no rule for kernels that do not, and users may call `view`."""
+    model = CNN(1, 2, depth=2, filters=4)
+    theta = {name: p.detach() for name, p in model.named_parameters()}
+    episodes = Episodes(torch.rand(5, 4, 1, 8, 8), torch.arange(2).repeat(5, 2), torch.rand(5, 2, 1, 8, 8),
+                        torch.arange(2).repeat(5, 1))  # fmt: skip
+    adapted = adapt(model, make_optimizer("sgd"), theta, {}, episodes, steps=2, lr=0.1)
+    for name, tensor in adapted.params.items():
+        assert tensor[0].is_contiguous(), name  # what no task changes is one tensor for all of them
+
+
 @pytest.mark.parametrize("method", ["sgd", "kfc"])
 def test_nothing_of_a_step_that_was_taken_is_left(method: str):
     """Its activations would stay through all that follows."""
