@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from core.models.convolution import wants_channels_last
+from core.models.convolution import by_task, side_by_side, wants_channels_last
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -61,11 +61,6 @@ def _channels(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.dtype)[:, None, :, None, None]
 
 
-def _side_by_side(x: Tensor) -> Tensor:
-    """(N, n, F, height, width) as (n, N * F, height, width), as convolutions of all tasks leave it: no copy there."""
-    return x.transpose(0, 1).flatten(1, 2)
-
-
 def _has_kernel(x: Tensor) -> bool:
     """Whether to take PyTorch's kernels: not where convolutions leave a pixel's channels next to one another.
 
@@ -97,7 +92,7 @@ def _mean_product(x: Tensor, y: Tensor) -> Tensor:
     one = x.new_ones(x.shape[0] * x.shape[2], dtype=_precision(x))
     # The gradient by a weight of x as it is, with mean 0 and deviation 1: the dot products, and no tensor of products.
     _, sums, _ = torch.ops.aten.native_batch_norm_backward(
-        _side_by_side(y), _side_by_side(x), one, None, None, one - 1, one, True, 0.0, [False, True, False]
+        side_by_side(y), side_by_side(x), one, None, None, one - 1, one, True, 0.0, [False, True, False]
     )
     return sums.view(x.shape[0], x.shape[2]) / _count(x)
 
@@ -108,11 +103,11 @@ def _input_gradient(
     """w r (g - s - h t), (N, n, F, height, width), and s and t, (N, F)."""
     if _suits_kernel(x):
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            _side_by_side(g), _side_by_side(x), weight.to(_precision(x)).flatten(), None, None, mean.flatten(),
+            side_by_side(g), side_by_side(x), weight.to(_precision(x)).flatten(), None, None, mean.flatten(),
             inverse.flatten(), True, 0.0, [True, True, True],
         )  # fmt: skip
         s, t = (sums.view_as(mean) / _count(x) for sums in (grad_bias, grad_weight))
-        return _by_task(grad_x, len(x)), s, t
+        return by_task(grad_x, len(x)), s, t
     s = _mean(g)
     t = inverse * (_mean_product(g, x) - mean * s)
     scale = weight * inverse
@@ -128,11 +123,6 @@ def _suits_kernel(x: Tensor) -> bool:
 def _precision(x: Tensor) -> torch.dtype:
     """That of sums: x's own, and at least single."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _by_task(x: Tensor, num_tasks: int) -> Tensor:
-    """(n, N * F, height, width) as (N, n, F, height, width)."""
-    return x.unflatten(1, (num_tasks, -1)).transpose(0, 1)
 
 
 def _count(x: Tensor) -> int:
@@ -154,8 +144,8 @@ class _BatchNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         if _has_kernel(x):
             scale, shift = (values.to(_precision(x)).flatten() for values in (weight, bias))
-            merged, *statistics = torch.native_batch_norm(_side_by_side(x), scale, shift, None, None, True, 0.0, eps)
-            out = _by_task(merged, len(x))
+            merged, *statistics = torch.native_batch_norm(side_by_side(x), scale, shift, None, None, True, 0.0, eps)
+            out = by_task(merged, len(x))
             mean, inverse = (values.view_as(weight) for values in statistics)
         else:
             mean, inverse = _statistics(x, eps)

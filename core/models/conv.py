@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core.errors import UserError, unknown_name
 from core.models.batch_norm import batch_norm, batch_norm_in_place
 from core.models.common_convolution import common_convolution, suits_common
-from core.models.convolution import Settings, convolution, wants_channels_last
+from core.models.convolution import Settings, by_task, convolution, side_by_side, wants_channels_last
 from core.models.elementwise import relu, spatial_mean
 from core.models.folding import Moments, folded, is_foldable, moments
 from core.models.layers import TaskSequential
@@ -103,7 +103,7 @@ class _Convolution(nn.Conv2d):
         if kernels is None or not suits_common(x):
             return self._of_each(groups, weight.value(), None if bias is None else bias.value())
         out = common_convolution(groups, weight, kernels, self._checked_stride(), 1)
-        out = out.unflatten(1, (len(x), -1)).transpose(0, 1)
+        out = by_task(out, len(x))
         return out if bias is None else out + bias.value()[:, None, :, None, None]
 
     def _of_each(self, groups: Tensor, kernels: Tensor, shifts: Tensor | None = None, padding: int = 1) -> Tensor:
@@ -114,8 +114,7 @@ class _Convolution(nn.Conv2d):
         shifts = None if shifts is None else shifts.flatten()
         stride = self._checked_stride()
         settings = Settings((stride, stride), (padding, padding), len(kernels))
-        out = convolution(groups, kernels.flatten(0, 1), shifts, settings)
-        return out.unflatten(1, (len(kernels), -1)).transpose(0, 1)
+        return by_task(convolution(groups, kernels.flatten(0, 1), shifts, settings), len(kernels))
 
     def _prepared(self, x: Tensor) -> "_Data":
         # Batch normalisation takes out whatever is added to all pixels, padding included; what is added here keeps the
@@ -146,7 +145,7 @@ class _Data:
 def _as_groups(x: Tensor) -> Tensor:
     """(N, n, channels, height, width) as (n, N * channels, height, width)."""
     if not wants_channels_last(x):
-        return x.transpose(0, 1).flatten(1, 2)
+        return side_by_side(x)
     return _with_channels_last(x.permute(1, 3, 4, 0, 2).flatten(1), x.shape[3:])
 
 
@@ -194,8 +193,7 @@ class _ReLU(nn.ReLU):
 class _MaxPool(nn.MaxPool2d):
     def forward_tasks(self, theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         """(N, n, F, height, width) of the same."""
-        pooled: Tensor = self(x.transpose(0, 1).flatten(1, 2))
-        return pooled.unflatten(1, (len(x), -1)).transpose(0, 1)
+        return by_task(self(side_by_side(x)), len(x))
 
 
 # The parts of blocks whose output is normalised.

@@ -49,6 +49,16 @@ def kernel_gradient(g: Tensor, x: Tensor, shape: Sequence[int], settings: Settin
     return found
 
 
+def side_by_side(x: Tensor) -> Tensor:
+    """(N, n, C, height, width) as (n, N * C, height, width), as convolutions of all tasks leave it: no copy there."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def by_task(x: Tensor, num_tasks: int) -> Tensor:
+    """(n, N * C, height, width) as (N, n, C, height, width)."""
+    return x.unflatten(1, (num_tasks, -1)).transpose(0, 1)
+
+
 def wants_channels_last(x: Tensor) -> bool:
     """Whether a pixel's channels are to lie next to one another: on a CPU in full precision.
 
