@@ -194,8 +194,8 @@ def meta_gradient(
         lr_scope: what `lr` scales, see `InnerLoop`.
         adapted: names of the parameters that adapt within a task; default all.
         tasks_per_chunk: tasks that go through at once; bounds the memory, and changes nothing else but rounding.
-        rematerialise: whether steps are computed again in the backward pass, and not kept: the memory then hardly
-            grows with `steps`; see `core.backpropagation`.
+        rematerialise: whether steps are computed again in the backward pass, and not kept: where activations are most
+            of the memory, as in a CNN, it then hardly grows with `steps`; see `core.backpropagation`.
         dtype: of what is computed within a task, such as `torch.bfloat16`; default that of theta.
 
     Returns:

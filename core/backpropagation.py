@@ -4,23 +4,23 @@ All at once, the graphs of all K steps are kept, activations and all. Rematerial
 K steps, the first half is taken without one; then the backward pass goes through the second half, which starts there,
 and then through the first. Halves are halved in turn, so that some log2(K) states of the inner loop are kept, for some
 K log2(K) / 2 steps more, without a graph (the recursion of Griewank and Walther, 2000, with equal halves).
+
+A state is kept as the loop has it, with changes thin where they are: whole, the factors of a task's optimizer may be a
+hundred times as large as what its steps changed of them. Such a state grows with the steps, and the graph of a step is
+little more than what it changed: memory then grows linearly either way, and fewer tasks at once save more.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from core.inner_loop import InnerLoop, State, Tensors, inner_loop
+from core.inner_loop import InnerLoop, State, Tensors, go_on, start
 from core.losses import task_losses
-from core.optimizers.base import MetaOptimizer, split_key
-from core.task_parameter import TaskParameter, collecting
+from core.optimizers.base import MetaOptimizer
+from core.task_parameter import collecting
 from core.tasks.base import Episodes
-
-# Where the inner loop stands, or the meta-gradient with respect to that: tensors of theta, of xi, and gradients g.
-Key = tuple[str, str]
-Point = Mapping[Key, Tensor]
 
 
 def gradient_of_chunk(
@@ -52,73 +52,98 @@ def gradient_of_chunk(
     Raises:
         UserError: as `inner_loop`.
     """
-    names = tuple(theta) if loop.adapted is None else loop.adapted
     losses: list[Tensor] = []
 
-    def moves(key: Key) -> bool:
-        """Whether a step changes this tensor."""
-        kind, name = key
-        return name in names if kind == "theta" else rule.adapts and split_key(name)[0] in names
-
-    def walk(point: Point, steps: int, create_graph: bool) -> tuple[State, Callable[[Tensor], Tensor]]:
-        """The state `steps` steps after `point`, and the model there."""
-        theta, xi, gradients = ({n: x for (k, n), x in point.items() if k == kind} for kind in ("theta", "xi", "g"))
-        *_, (state, forward, _) = inner_loop(
-            model, rule, theta, xi, episodes.support_x, episodes.support_y, episodes.kind, replace(loop, steps=steps),
-            create_graph=create_graph, gradients=gradients,
+    def walk(state: State, steps: int, create_graph: bool) -> Callable[[Tensor], Tensor]:
+        """Take the state `steps` steps on; the model there."""
+        *_, (_, forward, _) = go_on(
+            model, rule, state, episodes.support_x, episodes.support_y, episodes.kind, replace(loop, steps=steps),
+            create_graph=create_graph,
         )  # fmt: skip
-        return state, forward
-
-    def tensors_of(state: State, before: Point) -> dict[Key, Tensor]:
-        """The state as a point; what a step does not change is that of the point before it."""
-        found = {key: value for key, value in before.items() if key[0] != "g"}
-        for key in filter(moves, found):
-            found[key] = _parameter(state, key).materialise()
-        if rule.adapts:
-            found |= {("g", name): gradient.dense for name, gradient in state.gradients.items()}
-        return found
+        return forward
 
     def later(point: Point, steps: int) -> Point:
         """Where the loop stands `steps` steps after `point`; nothing else of them is left."""
-        state, _ = walk(point, steps, create_graph=False)
-        return {key: tensor.detach() for key, tensor in tensors_of(state, point).items()}
+        state = point.state.mapped(_same)
+        walk(state, steps, create_graph=False)
+        return _cut_off(state, episodes.support_x)
 
-    def back(point: Point, steps: int, after: Point | None) -> dict[Key, Tensor]:
-        """The gradient with respect to `point`, of what is `after` so many steps, or of the query losses (None)."""
+    def back(point: Point, steps: int, after: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+        """The gradient with respect to each of a point's tensors; None where there is none, or an earlier one has it.
+
+        Args:
+            point: where the loop starts; its state is of no use afterwards.
+            steps: that it takes.
+            after: the gradient with respect to where it then is, of what comes after; None for the query losses.
+        """
         if steps > 1 and rematerialise:
             half = steps // 2
             return back(point, half, back(later(point, half), steps - half, after))
-        leaves = {key: tensor.detach().requires_grad_() for key, tensor in point.items()}
-        state, forward = walk(leaves, steps, create_graph=True)
+        shared = {id(part.shared): part for parameter in point.state.parameters() for part in parameter.parts()}
+        leaves = {id(tensor): tensor for tensor in point.tensors if tensor.requires_grad}
+        forward = walk(point.state, steps, create_graph=True)
+        outputs: list[Tensor]
+        cotangents: list[Tensor] | None
         if after is None:
             task_loss = task_losses(forward(episodes.query_x), episodes.query_y, episodes.kind)
             losses.append(task_loss.detach())
-            outputs, cotangents, passed = [task_loss.sum() * scale], None, {}
+            outputs, cotangents = [task_loss.sum() * scale], None
         else:
-            ends = {key: x for key, x in tensors_of(state, leaves).items() if key in after and x is not leaves.get(key)}
-            moved = {key: x for key, x in ends.items() if x.requires_grad}
-            outputs, cotangents = list(moved.values()), [after[key] for key in moved]
-            passed = {key: cotangent for key, cotangent in after.items() if key not in ends}
-        parameters = {key: _parameter(state, key) for key in leaves if key[0] != "g"}
-        with collecting(parameters.values()):
+            with torch.no_grad():
+                tensors = _mapped(point.state, _same).tensors
+            ends = zip(tensors, after, strict=True)
+            moved = [(x, cotangent) for x, cotangent in ends if cotangent is not None and x.requires_grad]
+            outputs, cotangents = [x for x, _ in moved], [cotangent for _, cotangent in moved]
+        with collecting(shared.values()):
             found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
-        gradient: dict[Key, Tensor] = dict(passed)
-        for key, own in zip(leaves, found, strict=True):
-            whole = parameters[key].gradient(own) if key in parameters else own
-            if whole is not None:
-                gradient[key] = gradient[key] + whole if key in gradient else whole
-        return gradient
+        of_leaf = {
+            key: shared[key].gradient(own) if key in shared else own for key, own in zip(leaves, found, strict=True)
+        }
+        return [of_leaf.pop(id(tensor), None) for tensor in point.tensors]
 
-    start = {("theta", name): tensor for name, tensor in theta.items()}
-    total = back(start | {("xi", name): tensor for name, tensor in xi.items()}, loop.steps, None)
-    of_theta, of_xi = ({n: x for (k, n), x in total.items() if k == kind} for kind in ("theta", "xi"))
-    return losses[0], of_theta, of_xi
+    beginning = start(model, rule, theta, xi, episodes.num_tasks, loop.dtype)
+    total = iter(back(_cut_off(beginning), loop.steps, None))
+    of_theta = {name: next(total) for name in beginning.theta}
+    of_xi = {f"{name}.{part}": next(total) for name, parts in beginning.xi.items() for part in parts}
+    g_theta, g_xi = ({n: x for n, x in found.items() if x is not None} for found in (of_theta, of_xi))
+    return losses[0], g_theta, g_xi
 
 
-def _parameter(state: State, key: Key) -> TaskParameter:
-    """The parameter, of theta or of xi, that a point has under this key."""
-    kind, name = key
-    if kind == "theta":
-        return state.theta[name]
-    name, part = split_key(name)
-    return state.xi[name][part]
+@dataclass(frozen=True)
+class Point:
+    """A state, and the tensors that it is made of when nobody has gone on from it.
+
+    Attributes:
+        tensors: in the order of `State.mapped`; one that stands in several places, several times.
+    """
+
+    state: State
+    tensors: list[Tensor]
+
+
+def _mapped(state: State, by: Callable[[Tensor], Tensor]) -> Point:
+    tensors: list[Tensor] = []
+
+    def noted(tensor: Tensor) -> Tensor:
+        tensors.append(by(tensor))
+        return tensors[-1]
+
+    return Point(state.mapped(noted), tensors)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _cut_off(state: State, data: Tensor | None = None) -> Point:
+    """The state of leaves, one for each tensor there is; what shares its numbers with `data` stays as it is."""
+    leaves: dict[int, tuple[Tensor, Tensor]] = {}  # with the tensor, or another could have its id
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if data is not None and tensor.untyped_storage().data_ptr() == data.untyped_storage().data_ptr():
+            return tensor
+        if id(tensor) not in leaves:
+            leaves[id(tensor)] = tensor, tensor.detach().requires_grad_()
+        return leaves[id(tensor)][1]
+
+    return _mapped(state, leaf)

@@ -20,7 +20,7 @@ AUTO: Literal["auto"] = "auto"
 Chunk = int | Literal["auto"] | None
 CALLS = 3  # of each size, after one that sets up
 LONG_SECONDS = 2.0  # a call that takes as long is made once
-ENGINE = 5  # to be raised when something else may be fastest now: what was kept before is not asked for any more
+ENGINE = 6  # to be raised when something else may be fastest now: what was kept before is not asked for any more
 CLOSE = 0.03  # of the least seconds a task: a smaller chunk that is so close is taken, as it takes less memory
 
 

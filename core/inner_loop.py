@@ -23,7 +23,7 @@ from core.errors import UserError, unknown_name
 from core.forward import batched_forward
 from core.losses import task_losses
 from core.optimizers.base import MetaOptimizer
-from core.task_parameter import Gradient, Product, Record, TaskParameter
+from core.task_parameter import Collected, Gradient, Product, Record, TaskParameter
 from core.tasks.base import Kind
 
 Tensors = Mapping[str, Tensor]
@@ -73,14 +73,33 @@ class State:
     """Where the inner loop stands after `step` steps: the parameters as each task has them.
 
     Attributes:
-        gradients: g of the last step, which xi has yet to be adapted by; none before the first, nor of rules that are
-            gradient descent, nor of what the model does not use where no update comes of it.
+        dtype: of losses, whatever that of the parameters is.
+        gradients: g of the last step, which xi has yet to be adapted by; none before the first, nor of rules that do
+            not adapt, nor of what the model does not use where no update comes of it.
     """
 
     step: int
     theta: dict[str, TaskParameter]
     xi: Bound
+    dtype: torch.dtype
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
+
+    def parameters(self) -> Iterator[TaskParameter]:
+        """Those of theta, and then those of xi."""
+        yield from self.theta.values()
+        for parts in self.xi.values():
+            yield from parts.values()
+
+    def mapped(self, by: Callable[[Tensor], Tensor]) -> "State":
+        """The same state of other tensors: `by` of each, always in the same order, theta's first."""
+        family: dict[Collected, TaskParameter] = {}
+        theta = {name: parameter.mapped(by, family) for name, parameter in self.theta.items()}
+        xi = {
+            name: {part: parameter.mapped(by, family) for part, parameter in parts.items()}
+            for name, parts in self.xi.items()
+        }
+        gradients = {name: gradient.mapped(by) for name, gradient in self.gradients.items()}
+        return State(self.step, theta, xi, self.dtype, gradients)
 
 
 Walk = Iterator[tuple[State, Callable[[Tensor], Tensor], Tensor]]
@@ -98,7 +117,6 @@ def inner_loop(
     *,
     create_graph: bool,
     between: Callable[[State], None] | None = None,
-    gradients: Tensors | None = None,
 ) -> Walk:
     """Adapt to N = S * T tasks, giving the state at theta_0, theta_1, ..., theta_steps.
 
@@ -115,8 +133,6 @@ def inner_loop(
         create_graph: keep the graph for a meta-gradient, to be taken under `collecting` (see `TaskParameter`).
             Otherwise each step starts a graph of its own.
         between: called after each step, and may put other parameters into the state.
-        gradients: of a loop that goes on from where another stopped, g of that one's last step, (N, *shape); theta and
-            xi are then those of each task.
 
     Yields:
         The state; the model at that state, a function of examples (N, q, *example); and its outputs (N, n, ...) on x,
@@ -125,19 +141,41 @@ def inner_loop(
     Raises:
         UserError: if the model's outputs do not fit the labels.
     """
-    names = tuple(theta) if loop.adapted is None else loop.adapted
     if not create_graph:
         # A step's own graph starts here, whether or not the caller's tensors ask for one.
         theta = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
         xi = {name: tensor.detach().requires_grad_() for name, tensor in xi.items()}
-    kept = next((tensor.dtype for tensor in theta.values()), torch.get_default_dtype())
-    if loop.dtype is not None:
-        check_no_buffers(model, loop.dtype)
-        theta = {name: tensor.to(loop.dtype) for name, tensor in theta.items()}
-        xi = {name: tensor.to(loop.dtype) for name, tensor in xi.items()}
-    bound = {name: TaskParameter(tensor, len(x) // len(tensor)) for name, tensor in theta.items()}
-    state = State(0, bound, rule.bind(xi, len(x), theta))
+    state = start(model, rule, theta, xi, len(x), loop.dtype)
+    return go_on(model, rule, state, x, y, kind, loop, create_graph=create_graph, between=between)
 
+
+def start(
+    model: nn.Module, rule: MetaOptimizer, theta: Tensors, xi: Tensors, num_tasks: int, dtype: torch.dtype | None
+) -> State:
+    """The state at theta_0 of N = `num_tasks` tasks, in precision `dtype`; other arguments as in `inner_loop`."""
+    kept = next((tensor.dtype for tensor in theta.values()), torch.get_default_dtype())
+    if dtype is not None:
+        check_no_buffers(model, dtype)
+        theta = {name: tensor.to(dtype) for name, tensor in theta.items()}
+        xi = {name: tensor.to(dtype) for name, tensor in xi.items()}
+    bound = {name: TaskParameter(tensor, num_tasks // len(tensor)) for name, tensor in theta.items()}
+    return State(0, bound, rule.bind(xi, num_tasks, theta), kept)
+
+
+def go_on(
+    model: nn.Module,
+    rule: MetaOptimizer,
+    state: State,
+    x: Tensor,
+    y: Tensor,
+    kind: Kind,
+    loop: InnerLoop,
+    *,
+    create_graph: bool,
+    between: Callable[[State], None] | None = None,
+) -> Walk:
+    """`loop.steps` steps of `inner_loop` from a state, which is changed; its tensors ask for gradients."""
+    names = tuple(state.theta) if loop.adapted is None else loop.adapted
     cast: list[tuple[Tensor, Tensor]] = []
 
     def in_dtype(x: Tensor) -> Tensor:
@@ -153,7 +191,7 @@ def inner_loop(
     def outputs_at(theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
         outputs = batched_forward(model, theta, in_dtype(x), names)
         if loop.dtype is not None and outputs.is_floating_point():
-            outputs = outputs.to(kept)
+            outputs = outputs.to(state.dtype)
         if outputs.ndim == 3 and outputs.shape[-1] < loop.num_classes:
             largest, num_outputs = loop.num_classes - 1, outputs.shape[-1]
             raise UserError(f"a label is {largest}, but the model has {num_outputs} outputs, and the first is class 0")
@@ -185,10 +223,10 @@ def inner_loop(
         last = _update(rule, state, gradient)
         for name, update in last.updates.items():
             state.theta[name].subtract(update, loop.theta_lr, constant=not create_graph)
-        state.gradients = gradient
+        state.gradients = gradient if rule.adapts else {}
 
-    if gradients:
-        last = _update(rule, state, {name: Gradient(gradient) for name, gradient in gradients.items()})
+    if state.gradients:
+        last = _update(rule, state, state.gradients)
     for _ in range(loop.steps):
         outputs = outputs_at(state.theta, x)
         losses = task_losses(outputs, y, kind)

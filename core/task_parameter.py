@@ -67,6 +67,13 @@ class Gradient:
     dense: Tensor
     factors: tuple[Tensor, Tensor] | None = None
 
+    def mapped(self, by: Callable[[Tensor], Tensor]) -> "Gradient":
+        """The same of other tensors: `by` of `dense`, or of C, from which `dense` is multiplied anew."""
+        if self.factors is None:
+            return Gradient(by(self.dense))
+        c, x = by(self.factors[0]), self.factors[1]
+        return Gradient(c.mT @ x, (c, x))
+
 
 @dataclass(frozen=True)
 class Product:
@@ -122,6 +129,23 @@ class Collected:
     def add(self, gradient: Tensor) -> None:
         """Add (S, *shape), which nobody else needs."""
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
+
+
+@dataclass
+class DataProducts:
+    """Products of data with a matrix, before and after each thin change of it.
+
+    Attributes:
+        rows: the data.
+        side: on which side of the matrix.
+        with_graph: whether the products have one, if anything that they are made of has.
+        outs: the product with what is shared, and that after each change.
+    """
+
+    rows: Tensor
+    side: Side
+    with_graph: bool
+    outs: list[Tensor]
 
 
 class _SharedProduct(torch.autograd.Function):
@@ -183,7 +207,7 @@ class TaskParameter:
         self._thin: list[tuple[Tensor, Tensor]] = []  # (Y, Z): (N, r, p) and (N, r, q)
         self._own: Tensor | None = None  # (N, *shape), once a task's own value was materialised
         self._later: list[Product] = []  # changes on top of either, to be subtracted
-        self._kept: list[tuple[Tensor, Side, Tensor]] = []  # data, and its product with `shared`
+        self._kept: list[DataProducts] = []
         self._known: list[tuple[Tensor, Callable[[Tensor], Any], Any]] = []  # data, and what a model made of them
         self._record = Record()
         self.collected = Collected()
@@ -282,6 +306,35 @@ class TaskParameter:
         value = self.materialise().detach()
         return value if self._own is None else value.contiguous()  # what all share stays a view
 
+    def mapped(self, by: Callable[[Tensor], Tensor], family: dict[Collected, "TaskParameter"]) -> "TaskParameter":
+        """The same of other tensors: `by` of each that the value is made of, always in the same order.
+
+        Args:
+            by: gives the tensor to take in place of one.
+            family: by what `self` and others collect in, one of those that they have become; it is added to. Those that
+                had a shared tensor in common still have.
+        """
+        if self._own is not None:
+            found = TaskParameter.of_tasks(by(self._own))
+        elif self.collected in family:
+            found = copy(family[self.collected])
+            found._record = Record()
+        else:
+            found = family[self.collected] = TaskParameter(by(self.shared), self.num_tasks)
+        found._thin = [(by(y), by(z)) for y, z in self._thin]
+        found._later = []
+        for product in self._later:
+            matrix = product.matrix.mapped(by, family)
+            # What is to be subtracted has adapted its source already.
+            found._later.append(Product(by(product.rows), matrix, matrix))
+        return found
+
+    def parts(self) -> Iterator["TaskParameter"]:
+        """The parameter itself, and the matrices of products that are to be subtracted from it."""
+        yield self
+        for product in self._later:
+            yield from product.matrix.parts()
+
     def gradient(self, of_reads: Tensor | None) -> Tensor | None:
         """The gradient of `shared`: what was collected and autograd's own part, either of which may be None."""
         if self.collected.gradient is None or of_reads is None:
@@ -359,30 +412,37 @@ class TaskParameter:
         own = self.materialise() if num_later and (not transposed or rows.shape[1] > num_later) else self._own
         if own is not None:
             out = rows @ (own.mT if transposed else own)
+        elif keep and not rows.requires_grad:
+            out = self._data_product(rows, side)
         else:
-            out = self._shared_product(rows, side, keep=keep)
-            for y, z in self._thin:
-                first, second = (z, y) if transposed else (y, z)
-                out = out - (rows @ first.mT) @ second
+            out = self._shared_product(rows, side)
+            for change in self._thin:
+                out = _less_product(out, rows, change, side)
         if own is self._own:
             for product in self._later:
                 out = out - product.right_t(rows)
         return out
 
-    def _shared_product(self, rows: Tensor, side: Side, *, keep: bool) -> Tensor:
+    def _data_product(self, rows: Tensor, side: Side) -> Tensor:
+        """Data (N, r, .) times `shared` or its transpose, less its product with each thin change, each made once."""
+        with_graph = torch.is_grad_enabled()
+        for known in self._kept:
+            if known.side is side and _is_same(known.rows, rows) and known.with_graph == with_graph:
+                break
+        else:
+            known = DataProducts(rows, side, with_graph, [self._shared_product(rows, side)])
+            self._kept.append(known)
+        # Changes are only added, until none is kept thin: of two that share what they know, one has those of the other.
+        for change in self._thin[len(known.outs) - 1 :]:
+            known.outs.append(_less_product(known.outs[-1], rows, change, side))
+        return known.outs[len(self._thin)]
+
+    def _shared_product(self, rows: Tensor, side: Side) -> Tensor:
         """Rows (N, r, .) times `shared` or its transpose."""
-        with_graph = self.shared.requires_grad and torch.is_grad_enabled()
-        keep = keep and not rows.requires_grad
-        if keep:
-            for known, known_side, out in self._kept:
-                if known_side is side and _is_same(known, rows) and out.requires_grad == with_graph:
-                    return out
         # All tasks of a replica share the matrix, so their rows go through it as one tall matrix.
         tall = rows.reshape(len(self.shared), -1, rows.shape[-1])
-        out = _SharedProduct.apply(tall, self.shared, side is Side.RIGHT_T, self.collected).view(*rows.shape[:-1], -1)
-        if keep:
-            self._kept.append((rows, side, out))
-        return out
+        out = _SharedProduct.apply(tall, self.shared, side is Side.RIGHT_T, self.collected)
+        return out.view(*rows.shape[:-1], -1)
 
     def _apply(self, x: Tensor, side: Side) -> Tensor:
         rows = x.reshape(len(x), -1, x.shape[-1])  # (N, r, p)
@@ -390,6 +450,14 @@ class TaskParameter:
         if self.adapts:  # else nobody takes the record, which would keep the graph of every step
             self._record.applications.append((rows, out, side))
         return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def _less_product(out: Tensor, rows: Tensor, change: tuple[Tensor, Tensor], side: Side) -> Tensor:
+    """`out` less rows (N, r, .) times Y^T Z, the thin change (Y, Z), or its transpose."""
+    y, z = change
+    first, second = (z, y) if side is Side.RIGHT_T else (y, z)
+    # One operation: a difference would have the product's gradient made, and kept, with the other sign.
+    return torch.baddbmm(out, rows @ first.mT, second, alpha=-1)
 
 
 def _changes(record: Record, gradients: Sequence[Tensor], *, constant: bool) -> list[tuple[Tensor, Tensor]]:

@@ -116,7 +116,8 @@ def _curve(
     engines = suite.CURVE_ENGINES.get(axis, suite.ON_OTHER_AXES)
     few = suite.Options(3, options.seconds / 3, options.compile_limit, options.memory)
     settings = {
-        **workload.settings, "engines": sorted(engines), "axis": axis, "values": list(values), "options": asdict(few),
+        **workload.settings, "per_chunk": workload.at(axis, values[0]).per_chunk, "engines": sorted(engines),
+        "axis": axis, "values": list(values), "options": asdict(few),
         "threads": torch.get_num_threads(),
     }  # fmt: skip
     if not given.again and is_done(given.results, "benchmark", name, settings):

@@ -13,7 +13,7 @@ from core import TrainConfig
 from tests.benchmarks import outer_loop, suite
 from tests.benchmarks.__main__ import main, summary
 from tests.benchmarks.engines import ENGINES, Eager, Job
-from tests.benchmarks.workloads import WORKLOADS, workload_named
+from tests.benchmarks.workloads import CURVE_CHUNK, WORKLOADS, workload_named
 
 SHORT = suite.Options(rounds=3, seconds=0.0, memory=False)
 # Small enough for a test; all kinds, and all rules.
@@ -129,6 +129,12 @@ def test_a_point_of_a_curve_differs_in_that_alone():
     point = workload_named("linnet_5_seeds@width=16")
     assert point.width == 16
     assert replace(point, width=64) == WORKLOADS["linnet_5_seeds"].at("width", 64)
+
+
+def test_on_a_curve_over_tasks_equally_many_go_through_at_once():
+    points = [workload_named(f"cnn4_maml_5way_1shot@tasks={n}") for n in (4, 64)]
+    assert [point.per_chunk for point in points] == [CURVE_CHUNK, CURVE_CHUNK]
+    assert workload_named("cnn4_maml_5way_1shot@width=16").per_chunk == "auto"
 
 
 def test_the_outer_loop_has_every_part(tmp_path):

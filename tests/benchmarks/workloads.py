@@ -20,6 +20,7 @@ Kind = Literal["training", "meta-gradient", "evaluation", "layer_roles", "fc_noi
 Tensors = dict[str, Tensor]
 NOISE = (0.0, 1.0, 4.0, 16.0)  # the strengths of fc_noise that are measured
 DRAWS = 2
+CURVE_CHUNK = 8  # tasks that go through at once on a curve over tasks: however many there are, memory is that of these
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ class Workload:
 
     def at(self, axis: str, value: int) -> "Workload":
         """The same at another point of a scaling curve."""
-        return replace(self, **{axis: value}, measured=0, scaling={}, least={}, aim={}, notes="")
+        per_chunk = CURVE_CHUNK if axis == "tasks" else self.per_chunk
+        return replace(
+            self, **{axis: value}, per_chunk=per_chunk, measured=0, scaling={}, least={}, aim={}, notes=""
+        )  # fmt: skip
 
     def small(self) -> "Workload":
         """The same with as few tasks as show a slip, to compare results."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core import make_optimizer, meta_gradient
+from core import backpropagation, make_optimizer, meta_gradient
 from core.adaptation import replica_meta_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
@@ -86,6 +86,26 @@ def test_what_is_kept_hardly_grows_with_the_steps(naive_rule: NaiveRule):
 
     assert kept(8, False) > 4 * kept(1, False)
     assert kept(8, True) < 1.1 * kept(2, True)  # two, as a step that follows another has xi's step in its graph
+
+
+def test_states_are_kept_as_thin_as_they_are(monkeypatch: pytest.MonkeyPatch):
+    """A task's own factors, whole, would be 8 of 20 x 20 numbers."""
+    model, rule, theta, xi, _ = prepare("wide", RULES["kfc"])
+    episodes = naive.make_problem("wide", num_tasks=50)[2]
+    held: list[int] = []
+    cut_off = backpropagation._cut_off
+
+    def counted(*arguments) -> backpropagation.Point:
+        point = cut_off(*arguments)
+        held.append(sum({id(tensor): tensor.numel() for tensor in point.tensors}.values()))
+        return point
+
+    monkeypatch.setattr(backpropagation, "_cut_off", counted)
+    meta_gradient(model, rule, theta, xi, episodes, steps=3, lr=0.1, first_order=False, rematerialise=True)
+    at_start, *later = held
+    assert at_start == sum(tensor.numel() for tensor in (theta | xi).values())
+    assert len(later) == 2
+    assert at_start < later[0] < later[1] < 50 * 3 * 20 * 20 / 2
 
 
 @pytest.mark.parametrize("rematerialise", [False, True])

@@ -189,6 +189,62 @@ def test_the_data_s_product_is_made_once_a_matrix_and_mode(monkeypatch):
         torch.testing.assert_close(square.product(x, side, keep=True), expected)
 
 
+@pytest.mark.parametrize("side", [Side.RIGHT, Side.RIGHT_T])
+def test_data_s_product_with_each_change_is_made_once(monkeypatch, side: Side):
+    """By whom ever it is asked for: the parameter, and what it was earlier."""
+    torch.manual_seed(0)
+    made = []
+    less_product = task_parameter._less_product
+    monkeypatch.setattr(task_parameter, "_less_product", lambda *args: made.append(1) or less_product(*args))
+    parameter = TaskParameter(torch.randn(REPLICAS, P, P, dtype=torch.float64), TASKS)
+    x = torch.randn(REPLICAS * TASKS, 2, P, dtype=torch.float64)
+    dense, earlier = [parameter.materialise()], [parameter.later(x[:, :1]).matrix]
+    for _ in range(3):
+        y, z = torch.randn(2, REPLICAS * TASKS, 1, P, dtype=torch.float64)
+        parameter.add([(y, z)])
+        dense.append(dense[-1] - y.mT @ z)
+        earlier.append(parameter.later(x[:, :1]).matrix)
+    for when in (3, 1, 0, 2):
+        found = earlier[when].product(x, side, keep=True)
+        torch.testing.assert_close(found, x @ (dense[when].mT if side is Side.RIGHT_T else dense[when]))
+    assert len(made) == 3
+
+
+def test_mapped_it_is_the_same_of_other_tensors():
+    """Thin, whole, and with products that are to be subtracted; who shared a tensor still does."""
+    torch.manual_seed(0)
+    n = REPLICAS * TASKS
+
+    def changed(parameter: TaskParameter, rank: int) -> TaskParameter:
+        parameter.add([(normals(n, rank, P), normals(n, rank, Q))])
+        return parameter
+
+    def normals(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, dtype=torch.float64)
+
+    factor = TaskParameter(normals(REPLICAS, P, Q), TASKS)
+    weight = TaskParameter(normals(REPLICAS, 2, Q), TASKS)
+    for _ in range(2):
+        weight.subtract(factor.later(normals(n, 2, P)), 0.5, constant=True)
+        changed(factor, 1)
+    whole = changed(TaskParameter(normals(REPLICAS, P, Q), TASKS), 20)
+    family: dict = {}
+    found = [parameter.mapped(lambda tensor: 2 * tensor, family) for parameter in (factor, weight, whole)]
+    for parameter in (factor, weight, whole):
+        same = parameter.mapped(torch.clone, {})
+        assert same._record is not parameter._record
+        torch.testing.assert_close(same.materialise(), parameter.materialise())
+    torch.testing.assert_close(found[2].materialise(), 2 * whole.materialise())
+    factor_of_both = [product.matrix for product in found[1]._later]
+    assert [len(matrix._thin) for matrix in factor_of_both] == [0, 1]
+    assert all(matrix.shared is found[0].shared for matrix in factor_of_both)
+    assert all(matrix.collected is found[0].collected for matrix in factor_of_both)
+    assert found[0].collected is not factor.collected
+    y, z = factor._thin[0]
+    found[0].add([(y, z)])
+    assert (len(found[0]._thin), len(factor._thin)) == (3, 2)
+
+
 @pytest.mark.parametrize(
     ("rows", "is_data", "has_factors"), [(3, True, True), (4, True, False), (3, False, False)], ids=str
 )
