@@ -53,11 +53,14 @@ def gradient_of_chunk(
         UserError: as `inner_loop`.
     """
     losses: list[Tensor] = []
+    x = episodes.support_x
+    if loop.dtype is not None and x.is_floating_point():
+        x = x.to(loop.dtype)  # once, and not in every walk: states know data by where it lies
 
     def walk(state: State, steps: int, create_graph: bool) -> Callable[[Tensor], Tensor]:
         """Take the state `steps` steps on; the model there."""
         *_, (_, forward, _) = go_on(
-            model, rule, state, episodes.support_x, episodes.support_y, episodes.kind, replace(loop, steps=steps),
+            model, rule, state, x, episodes.support_y, episodes.kind, replace(loop, steps=steps),
             create_graph=create_graph,
         )  # fmt: skip
         return forward
@@ -66,7 +69,7 @@ def gradient_of_chunk(
         """Where the loop stands `steps` steps after `point`; nothing else of them is left."""
         state = point.state.mapped(_same)
         walk(state, steps, create_graph=False)
-        return _cut_off(state, episodes.support_x)
+        return _cut_off(state, x)
 
     def back(point: Point, steps: int, after: Sequence[Tensor | None] | None) -> list[Tensor | None]:
         """The gradient with respect to each of a point's tensors; None where there is none, or an earlier one has it.
@@ -92,8 +95,8 @@ def gradient_of_chunk(
             with torch.no_grad():
                 tensors = _mapped(point.state, _same).tensors
             ends = zip(tensors, after, strict=True)
-            moved = [(x, cotangent) for x, cotangent in ends if cotangent is not None and x.requires_grad]
-            outputs, cotangents = [x for x, _ in moved], [cotangent for _, cotangent in moved]
+            moved = [(end, cotangent) for end, cotangent in ends if cotangent is not None and end.requires_grad]
+            outputs, cotangents = [end for end, _ in moved], [cotangent for _, cotangent in moved]
         with collecting(shared.values()):
             found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
         of_leaf = {
@@ -102,10 +105,10 @@ def gradient_of_chunk(
         return [of_leaf.pop(id(tensor), None) for tensor in point.tensors]
 
     beginning = start(model, rule, theta, xi, episodes.num_tasks, loop.dtype)
-    total = iter(back(_cut_off(beginning), loop.steps, None))
+    total = iter(back(_mapped(beginning, _leaf), loop.steps, None))
     of_theta = {name: next(total) for name in beginning.theta}
     of_xi = {f"{name}.{part}": next(total) for name, parts in beginning.xi.items() for part in parts}
-    g_theta, g_xi = ({n: x for n, x in found.items() if x is not None} for found in (of_theta, of_xi))
+    g_theta, g_xi = ({name: g for name, g in found.items() if g is not None} for found in (of_theta, of_xi))
     return losses[0], g_theta, g_xi
 
 
@@ -122,6 +125,7 @@ class Point:
 
 
 def _mapped(state: State, by: Callable[[Tensor], Tensor]) -> Point:
+    """The same state of other tensors, `by` of each."""
     tensors: list[Tensor] = []
 
     def noted(tensor: Tensor) -> Tensor:
@@ -135,15 +139,19 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _cut_off(state: State, data: Tensor | None = None) -> Point:
-    """The state of leaves, one for each tensor there is; what shares its numbers with `data` stays as it is."""
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def _cut_off(state: State, data: Tensor) -> Point:
+    """The state of leaves, one for each tensor there is; what lies where `data` does stays as it is, without one."""
     leaves: dict[int, tuple[Tensor, Tensor]] = {}  # with the tensor, or another could have its id
 
     def leaf(tensor: Tensor) -> Tensor:
-        if data is not None and tensor.untyped_storage().data_ptr() == data.untyped_storage().data_ptr():
+        if tensor.untyped_storage().data_ptr() == data.untyped_storage().data_ptr():
             return tensor
         if id(tensor) not in leaves:
-            leaves[id(tensor)] = tensor, tensor.detach().requires_grad_()
+            leaves[id(tensor)] = tensor, _leaf(tensor)
         return leaves[id(tensor)][1]
 
     return _mapped(state, leaf)

@@ -139,7 +139,7 @@ def inner_loop(
         an empty tensor at theta_steps, where no step needs them. They hold until the next item is asked for.
 
     Raises:
-        UserError: if the model's outputs do not fit the labels.
+        UserError: if the model's outputs do not fit the labels; right away, if it cannot be computed in `loop.dtype`.
     """
     if not create_graph:
         # A step's own graph starts here, whether or not the caller's tensors ask for one.
@@ -152,7 +152,11 @@ def inner_loop(
 def start(
     model: nn.Module, rule: MetaOptimizer, theta: Tensors, xi: Tensors, num_tasks: int, dtype: torch.dtype | None
 ) -> State:
-    """The state at theta_0 of N = `num_tasks` tasks, in precision `dtype`; other arguments as in `inner_loop`."""
+    """The state at theta_0 of N = `num_tasks` tasks, in precision `dtype`; other arguments as in `inner_loop`.
+
+    Raises:
+        UserError: if the model cannot be computed in that precision.
+    """
     kept = next((tensor.dtype for tensor in theta.values()), torch.get_default_dtype())
     if dtype is not None:
         check_no_buffers(model, dtype)
@@ -174,7 +178,10 @@ def go_on(
     create_graph: bool,
     between: Callable[[State], None] | None = None,
 ) -> Walk:
-    """`loop.steps` steps of `inner_loop` from a state, which is changed; its tensors ask for gradients."""
+    """`loop.steps` steps of `inner_loop` from a state, which is changed; its tensors ask for gradients.
+
+    Yields, and raises, what `inner_loop` does; the state's own `step` counts on.
+    """
     names = tuple(state.theta) if loop.adapted is None else loop.adapted
     cast: list[tuple[Tensor, Tensor]] = []
 

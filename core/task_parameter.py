@@ -136,10 +136,10 @@ class DataProducts:
     """Products of data with a matrix, before and after each thin change of it.
 
     Attributes:
-        rows: the data.
+        rows: the data (N, r, p).
         side: on which side of the matrix.
         with_graph: whether the products have one, if anything that they are made of has.
-        outs: the product with what is shared, and that after each change.
+        outs: the product (N, r, q) with what is shared, and that after each change.
     """
 
     rows: Tensor
@@ -248,7 +248,7 @@ class TaskParameter:
 
     def later(self, rows: Tensor) -> Product:
         """P M for rows P (N, r, p), unmultiplied. Its part in the adaptation of M is for `Product.adapt` to do."""
-        matrix = copy(self)  # which shares what it knows of `shared`, and stays when this parameter adapts
+        matrix = copy(self)  # which shares what it knows of data, and stays when this parameter adapts
         matrix._thin = list(self._thin)
         return Product(rows, matrix, self)
 
@@ -307,7 +307,9 @@ class TaskParameter:
         return value if self._own is None else value.contiguous()  # what all share stays a view
 
     def mapped(self, by: Callable[[Tensor], Tensor], family: dict[Collected, "TaskParameter"]) -> "TaskParameter":
-        """The same of other tensors: `by` of each that the value is made of, always in the same order.
+        """The same value of other tensors: `by` of each that it is made of, always in the same order.
+
+        What it was used for, and what it remembers of data, stay with `self`; it adapts.
 
         Args:
             by: gives the tensor to take in place of one.
@@ -365,7 +367,9 @@ class TaskParameter:
 
         With `constant`, the step is a constant of the meta-gradient (first order).
         """
-        changes = [(y, z * lr) for y, z in _changes(record, gradients, constant=constant)]
+        # Not the data, which so stays one tensor in all changes.
+        scaled = [gradient * lr for gradient in gradients[: len(record.applications)]]
+        changes = _changes(record, scaled, constant=constant)
         dense = record.dense(gradients, constant=constant)
         if dense is not None:
             if record.uses and self.undivided() is not None:
@@ -405,7 +409,7 @@ class TaskParameter:
         return c.mT @ self.product(x, side, keep=True)
 
     def product(self, rows: Tensor, side: Side, *, keep: bool = False) -> Tensor:
-        """Rows (N, r, .) times M or M^T, unrecorded; with `keep`, the shared part is multiplied once for these rows."""
+        """Rows (N, r, .) times M or M^T, unrecorded; with `keep`, data is multiplied once with each part of it."""
         transposed = side is Side.RIGHT_T
         # Rows that are more than those of what is subtracted do better with the difference.
         num_later = sum(product.rows.shape[1] for product in self._later)
@@ -424,7 +428,7 @@ class TaskParameter:
         return out
 
     def _data_product(self, rows: Tensor, side: Side) -> Tensor:
-        """Data (N, r, .) times `shared` or its transpose, less its product with each thin change, each made once."""
+        """Data (N, r, .) times `shared` or its transpose less each thin change: (N, r, .), each product made once."""
         with_graph = torch.is_grad_enabled()
         for known in self._kept:
             if known.side is side and _is_same(known.rows, rows) and known.with_graph == with_graph:
@@ -453,7 +457,7 @@ class TaskParameter:
 
 
 def _less_product(out: Tensor, rows: Tensor, change: tuple[Tensor, Tensor], side: Side) -> Tensor:
-    """`out` less rows (N, r, .) times Y^T Z, the thin change (Y, Z), or its transpose."""
+    """`out` (N, r, q) less rows (N, r, p) times Y^T Z, the thin change (Y, Z), or its transpose."""
     y, z = change
     first, second = (z, y) if side is Side.RIGHT_T else (y, z)
     # One operation: a difference would have the product's gradient made, and kept, with the other sign.

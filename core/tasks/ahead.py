@@ -9,7 +9,8 @@ from core.threads import thread_pool, threads
 
 ITERATIONS_AHEAD = 4
 """With one alone the thread would have nothing to do from the end of a batch until the caller asks for the next; with
-two, while a caller who came early draws the second. Where drawing takes longer than the step, four are worth 5 %."""
+two, while a caller who came early draws the second. Where drawing takes longer than the step, four are worth 5 %,
+and their batches wait in memory."""
 
 
 class DrawnAhead:

@@ -20,7 +20,7 @@ Kind = Literal["training", "meta-gradient", "evaluation", "layer_roles", "fc_noi
 Tensors = dict[str, Tensor]
 NOISE = (0.0, 1.0, 4.0, 16.0)  # the strengths of fc_noise that are measured
 DRAWS = 2
-CURVE_CHUNK = 8  # tasks that go through at once on a curve over tasks: however many there are, memory is that of these
+CURVE_CHUNK = 8  # however many tasks there are on a curve over them, memory is that of so many, or of fewer
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Workload:
         return {"depth": 4, "unit_norm": True} if self.model == "cnn" else {"depth": 4}
 
     def at(self, axis: str, value: int) -> "Workload":
-        """The same at another point of a scaling curve."""
+        """The same at another point of a scaling curve; on one over tasks, `CURVE_CHUNK` of them go through at once."""
         per_chunk = CURVE_CHUNK if axis == "tasks" else self.per_chunk
         return replace(
             self, **{axis: value}, per_chunk=per_chunk, measured=0, scaling={}, least={}, aim={}, notes=""

@@ -8,6 +8,8 @@ from core import backpropagation, make_optimizer, meta_gradient
 from core.adaptation import replica_meta_gradient
 from core.errors import UserError
 from core.inner_loop import InnerLoop
+from core.models import make_model
+from core.tasks.base import Episodes, TaskShape
 from tests import naive
 from tests.naive import PROBLEMS, RULES, NaiveRule
 
@@ -52,6 +54,54 @@ def test_replicas_keep_their_own(naive_rule: NaiveRule):
     naive.assert_close(found[1] | found[2], expected[1] | expected[2], 1e-9)
 
 
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "klin", "kfc unit norm"])
+@pytest.mark.parametrize("network", ["lr", "linnet"])
+def test_changes_that_stay_thin_and_updates_not_multiplied(network: str, name: str, first_order: bool):
+    """In the later of seven steps they are whole."""
+    torch.manual_seed(0)
+    n, replicas = 2, 2
+    example = TaskShape((20,), 3)
+    model = (
+        make_model("lr", example, seed=0) if network == "lr" else make_model("linnet", example, hidden=(18,), seed=0)
+    )
+    model = model.double()
+    rule = make_optimizer(RULES[name].name, **RULES[name].options())
+    one = {key: value.detach() for key, value in model.named_parameters()}
+    both = [
+        {key: torch.stack([value, 1.1 * value]) for key, value in part.items()}
+        for part in (one, naive.randomise(rule.init(one)))
+    ]
+    x = torch.randn(2, 3 * replicas, n, 20, dtype=torch.float64)
+    y = torch.randint(3, (2, 3 * replicas, n))
+    episodes = Episodes(x[0], y[0], x[1], y[1])
+    for steps in (3, 7):
+        loop = InnerLoop(steps, 0.1, first_order=first_order)
+        found, expected = (
+            replica_meta_gradient(model, rule, *both, episodes, loop, rematerialise=again) for again in (True, False)
+        )
+        assert torch.allclose(found[0], expected[0], rtol=1e-12)
+        naive.assert_close(found[1] | found[2], expected[1] | expected[2], 1e-9)
+
+
+@pytest.mark.parametrize("rematerialise", [False, True])
+def test_a_tensor_with_two_names_is_a_parameter_each(rematerialise: bool):
+    torch.manual_seed(0)
+    model = make_model("linnet", TaskShape((4,), 4), hidden=(4,), seed=0).double()
+    rule = make_optimizer("sgd")
+    x, y = torch.randn(2, 3, 2, 4, dtype=torch.float64), torch.randint(4, (2, 3, 2))
+    episodes = Episodes(x[0], y[0], x[1], y[1])
+    w = torch.randn(1, 4, 4, dtype=torch.float64)
+    gradients = [
+        replica_meta_gradient(
+            model, rule, {"layers.0.weight": w, "layers.1.weight": other}, {}, episodes,
+            InnerLoop(2, 0.1, first_order=False), rematerialise=rematerialise,
+        )[1]
+        for other in (w, w.clone())
+    ]  # fmt: skip
+    naive.assert_close(*gradients, 1e-12)
+
+
 class Kept:
     """Numbers that autograd keeps for backward passes: now, and at most so far."""
 
@@ -88,24 +138,41 @@ def test_what_is_kept_hardly_grows_with_the_steps(naive_rule: NaiveRule):
     assert kept(8, True) < 1.1 * kept(2, True)  # two, as a step that follows another has xi's step in its graph
 
 
-def test_states_are_kept_as_thin_as_they_are(monkeypatch: pytest.MonkeyPatch):
-    """A task's own factors, whole, would be 8 of 20 x 20 numbers."""
-    model, rule, theta, xi, _ = prepare("wide", RULES["kfc"])
-    episodes = naive.make_problem("wide", num_tasks=50)[2]
-    held: list[int] = []
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets the numbers of each state that is kept, without data."""
+    numbers: list[int] = []
     cut_off = backpropagation._cut_off
 
     def counted(*arguments) -> backpropagation.Point:
         point = cut_off(*arguments)
-        held.append(sum({id(tensor): tensor.numel() for tensor in point.tensors}.values()))
+        numbers.append(sum({id(t): t.numel() for t in point.tensors if t.requires_grad}.values()))
         return point
 
     monkeypatch.setattr(backpropagation, "_cut_off", counted)
+    return numbers
+
+
+def test_states_are_kept_as_thin_as_they_are(held: list[int]):
+    """A task's own right factors, whole, would be 3 of 20 x 20 numbers."""
+    model, rule, theta, xi, _ = prepare("wide", RULES["kfc"])
+    episodes = naive.make_problem("wide", num_tasks=50)[2]
     meta_gradient(model, rule, theta, xi, episodes, steps=3, lr=0.1, first_order=False, rematerialise=True)
-    at_start, *later = held
-    assert at_start == sum(tensor.numel() for tensor in (theta | xi).values())
-    assert len(later) == 2
-    assert at_start < later[0] < later[1] < 50 * 3 * 20 * 20 / 2
+    after_one, after_two = held
+    assert sum(tensor.numel() for tensor in (theta | xi).values()) < after_one < after_two < 50 * 3 * 20 * 20 / 2
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_data_is_no_part_of_a_state(held: list[int], dtype: torch.dtype | None):
+    """A gradient of logistic regression is C^T X, with data X: of each step C alone is kept."""
+    torch.manual_seed(0)
+    model, rule = make_model("lr", TaskShape((20,), 3), seed=0).double(), make_optimizer("sgd")
+    x, y = torch.randn(2, 5, 1, 20, dtype=torch.float64), torch.randint(3, (2, 5, 1))
+    theta = {key: value.detach() for key, value in model.named_parameters()}
+    episodes = Episodes(x[0], y[0], x[1], y[1])
+    options = {"steps": 2, "lr": 0.1, "first_order": False, "dtype": dtype}
+    meta_gradient(model, rule, theta, {}, episodes, **options, rematerialise=True)
+    assert held == [3 * 20 + 5 * 3]
 
 
 @pytest.mark.parametrize("rematerialise", [False, True])
@@ -125,11 +192,12 @@ def test_another_precision_within_a_task(naive_rule: NaiveRule, rematerialise: b
     _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, **inner, dtype=torch.float64)
     assert {gradient.dtype for gradient in (g_theta | g_xi).values()} == {torch.float32}
     naive.assert_close(double(g_theta | g_xi), expected, 1e-6, floor=1e-3)  # the loss is that of single logits
-    _, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, **inner, dtype=torch.bfloat16)
+    loss, (g_theta, g_xi) = meta_gradient(model, rule, theta, xi, episodes, **inner, dtype=torch.bfloat16)
     found, whole = (
         torch.cat([part[name].double().flatten() for name in expected]) for part in (g_theta | g_xi, expected)
     )
     assert torch.cosine_similarity(found, whole, dim=0) > 0.95
+    assert loss.dtype == torch.float32
 
 
 def test_a_model_with_buffers_keeps_its_precision():
