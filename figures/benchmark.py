@@ -112,7 +112,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
         frames = {
             (str(name), str(axis)): part for (name, axis), part in points.groupby(["workload", "axis"], sort=False)
         }
-        found["benchmark_scaling"] = Curves(frames, _machine(points), tuple(points["table"].unique()))
+        notes = points[points["notes"].ne("")].groupby("axis", sort=False)["notes"].unique()
+        told = tuple(f"Over {AXES.get(axis, axis)}: {' '.join(texts)}" for axis, texts in notes.items())
+        found["benchmark_scaling"] = Curves(frames, (*_machine(points), *told), tuple(points["table"].unique()))
     return found
 
 
@@ -141,10 +143,11 @@ def _machine(frame: pd.DataFrame) -> tuple[str, ...]:
     )
     measured = frame[frame["status"].eq("ok")]
     rounds = _range(measured["rounds"]) if len(measured) else "no"
+    asked = " At least, aim: what is asked of our engine, and what it is to come to." if frame["least"].any() else ""
     return (
         told,
         f"Speedups are over the naive reference in the same round, one process, order shuffled: medians of {rounds} "
-        "rounds, with their range. At least, aim: what is asked of our engine, and what it is to come to.",
+        f"rounds, with their range.{asked}",
     )
 
 

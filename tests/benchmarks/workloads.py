@@ -82,10 +82,10 @@ class Workload:
 
     def at(self, axis: str, value: int) -> "Workload":
         """The same at another point of a scaling curve; on one over tasks, `CURVE_CHUNK` of them go through at once."""
-        per_chunk = CURVE_CHUNK if axis == "tasks" else self.per_chunk
-        return replace(
-            self, **{axis: value}, per_chunk=per_chunk, measured=0, scaling={}, least={}, aim={}, notes=""
-        )  # fmt: skip
+        point = replace(self, **{axis: value}, measured=0, scaling={}, least={}, aim={}, notes="")
+        if axis == "tasks":
+            return replace(point, per_chunk=CURVE_CHUNK, notes=f"Our engine takes {CURVE_CHUNK} tasks at once.")
+        return point
 
     def small(self) -> "Workload":
         """The same with as few tasks as show a slip, to compare results."""

@@ -43,7 +43,8 @@ def measured(results):
         for engine, speedup in (("naive", 1.0), ("eager", 1.5))
     ])  # fmt: skip
     stored(results, "lr_kfc_5way_1shot-tasks", [
-        row("lr_kfc_5way_1shot", engine, 2.0, axis="tasks", value=value, seconds=value * cost, peak_memory_mib=value)
+        row("lr_kfc_5way_1shot", engine, 2.0, axis="tasks", value=value, seconds=value * cost, peak_memory_mib=value,
+            notes="It takes 8 at once.")
         for value in (8, 16) for engine, cost in (("naive", 2.0), ("eager", 1.0))
     ])  # fmt: skip
     return results
@@ -86,6 +87,8 @@ def test_curves_have_time_and_memory_of_each_engine(measured):
         ([8, 16], [8, 16]),
     ]
     assert len(axes["lr_kfc_5way_1shot tasks peak_memory_mib"].lines) == 2
+    assert trace.caption[-1] == "Over tasks: It takes 8 at once."
+    assert "At least" not in " ".join(trace.caption)
 
 
 def test_the_markdown_has_every_number_and_says_what_is_missing(measured):
