@@ -10,8 +10,9 @@ from functools import cache
 import pytest
 
 from tests.claims import BEYOND, CONVOLUTIONAL, INSIDE, LINEAR, MADE, README, RECORD, ROOT, SHALLOW, Claim
+from tests.speed_claims import SPEED
 
-CLAIMS = [*MADE, *LINEAR, *SHALLOW, *CONVOLUTIONAL, *BEYOND, *INSIDE]
+CLAIMS = [*MADE, *LINEAR, *SHALLOW, *CONVOLUTIONAL, *BEYOND, *INSIDE, *SPEED]
 NUMBER = r"[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 WORDS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty half some an a few"
