@@ -33,7 +33,7 @@ from bounds.text import parse_json
 from bounds.words import one_line, shown, told
 from core.config import TrainConfig, is_own
 from core.device import checked_device
-from core.errors import UserError
+from core.errors import UserError, unknown_name
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
 from core.forward import without_dropout
@@ -183,7 +183,7 @@ class Run:
             (trained, measured)}.
 
         Raises:
-            UserError: as `evaluate`.
+            UserError: as `evaluate`, or for a change of anything else.
         """
         config = self.config
         options: dict[str, Any] = {
@@ -192,6 +192,9 @@ class Run:
             "lr_scope": config.lr_scope,
             "adapted": self.adapted,
         }
+        known = (*options, "tasks_per_chunk")
+        if unknown := sorted(changes.keys() - set(known)):
+            raise unknown_name("change", unknown[0], known)
         options |= changes
         table = evaluate(self.model, self.rule, self.theta, self.xi, episodes, **options)
         differs = self._differs(episodes, options)

@@ -129,6 +129,8 @@ def write_report(results: Path, out: Path, where: Sequence[Where] = ()) -> int:
     Raises:
         StudyError: if there is no table, for a damaged one, or if the file cannot be written.
     """
+    if out.is_dir():  # told before everything is drawn, and not after
+        raise FigureError(f"the report is one file, and {out} is a folder; say --out {out / 'report.html'}")
     report = collect(results, where)
     for section in report.sections:
         if section.missing:

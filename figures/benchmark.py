@@ -113,7 +113,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
             (str(name), str(axis)): part for (name, axis), part in points.groupby(["workload", "axis"], sort=False)
         }
         notes = points[points["notes"].ne("")].groupby("axis", sort=False)["notes"].unique()
-        told = tuple(f"Over {AXES.get(axis, axis)}: {' '.join(texts)}" for axis, texts in notes.items())
+        told = tuple(f"Over {AXES.get(str(axis), axis)}: {' '.join(texts)}" for axis, texts in notes.items())
         found["benchmark_scaling"] = Curves(frames, (*_machine(points), *told), tuple(points["table"].unique()))
     return found
 

@@ -38,8 +38,10 @@ def layers_of(names: Iterable[str], groups: Groups | None = None) -> dict[str, l
             them takes stays with the layer it is of by its name.
 
     Raises:
-        UserError: for a pattern that names nothing, or a parameter that two groups take.
+        UserError: for a pattern that names nothing, a parameter that two groups take, or groups without names.
     """
+    if groups is not None and not isinstance(groups, Mapping):
+        raise UserError(f"layers are given as names with patterns, such as {{'head': 'fc.*'}}, not as {groups!r}")
     names = list(names)
     taken: dict[str, str] = {}
     for group, patterns in (groups or {}).items():

@@ -37,6 +37,13 @@ def test_a_loaded_run_adapts_as_the_saved_one(run):
     assert len(run.evaluate(episodes, steps=5)) == 4 * 6 * 2
 
 
+def test_a_change_of_a_run_that_there_is_not_is_told(run):
+    episodes = run.tasks().sample("test", 2)
+    with pytest.raises(UserError, match=r"unknown change 'adapt_lr'; known: adapted, lr, lr_scope, steps, tasks_per_"):
+        run.evaluate(episodes, adapt_lr=0.1)
+    assert len(run.evaluate(episodes, tasks_per_chunk=1, lr=0.1)) == 2 * 2 * (1 + run.config.steps)
+
+
 def test_the_folder_holds_no_pickle(run):
     names = {path.name for path in run.path.iterdir()}
     assert names == {"config.json", "run.json", "curve.parquet", "weights.safetensors"}

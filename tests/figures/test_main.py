@@ -148,6 +148,12 @@ def test_a_folder_that_cannot_be_written_is_told(filled, tmp_path, capsys):
     assert "cannot write" in capsys.readouterr().err
 
 
+def test_a_folder_for_the_report_is_told_before_it_is_drawn(filled, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("figures.__main__.collect", lambda *_: pytest.fail("it was drawn"))
+    assert main(["report", "--results", str(filled.folder), "--out", str(tmp_path)]) == 2
+    assert f"is a folder; say --out {tmp_path / 'report.html'}" in capsys.readouterr().err
+
+
 def test_help_says_what_each_draws(capsys):
     with pytest.raises(SystemExit) as done:
         main(["--help"])

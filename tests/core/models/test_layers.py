@@ -26,6 +26,7 @@ def test_groups_take_their_parameters_and_leave_the_others():
     [
         ({"head": "fcc.*"}, "unknown layer or parameter 'fcc.*'; known: bn1, conv1, fc, layer1.0, layer1.1"),
         ({"a": "conv1", "b": "conv*"}, "parameter 'conv1.weight' is in layers 'a' and 'b'; it can be in one"),
+        (["conv1"], "layers are given as names with patterns, such as {'head': 'fc.*'}, not as ['conv1']"),
     ],
 )
 def test_groups_that_cannot_be_are_told(groups, message):
