@@ -8,6 +8,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -136,7 +137,7 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
         `.attrs["num_rows"]` to how many rows of the frame are the table's, in their order.
 
     Raises:
-        StudyError: for an unknown study, if there is no table, or if one is damaged.
+        StudyError: for an unknown study, if there is no table, or if one is damaged or a copy of another.
     """
     schema_of(study)
     paths = sorted(path for path in (Path(results) / study).glob("*.parquet") if not path.name.startswith("."))
@@ -145,11 +146,19 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
             f"no table of study {study!r} in {Path(results) / study}; make it with: "
             f"python -m analysis {study} --results {results}"
         )
-    tables, provenance = [], {}
-    for path in paths:
+    tables: list[pa.Table] = []
+    provenance = {}
+    of_a_moment: dict[tuple[str, float], list[int]] = defaultdict(list)  # tables that may be one another's copy
+    for place, path in enumerate(paths):
         table, provenance[path.stem] = _read_arrow(path)
         if (found := provenance[path.stem]["study"]) != study:
             raise StudyError(f"{path} is a table of study {found!r}, not of {study!r}")
+        moment = of_a_moment[provenance[path.stem]["date"], provenance[path.stem]["wall_seconds"]]
+        for other in moment:
+            same_origin = provenance[paths[other].stem] == provenance[path.stem]
+            if same_origin and tables[other].to_pandas().equals(table.to_pandas()):  # to Arrow, no NaN is another
+                raise StudyError(f"{path} is a copy of {paths[other]}, whose tasks would count twice; delete one")
+        moment.append(place)
         tables.append(table.replace_schema_metadata())
     # Joined before they become pandas columns, which costs the same for one table and for all.
     whole = _to_frame(pa.concat_tables(tables), study)

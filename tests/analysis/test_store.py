@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -247,7 +248,7 @@ def test_missing_values_are_refused_where_there_are_none(tmp_path, every_type, n
 
 def test_tables_that_could_have_missing_values_are_joined_with_those_that_could_not(tmp_path, every_type):
     write_table(tmp_path, "every_type", "a", every_type, provenance())
-    path = write_table(tmp_path, "every_type", "b", every_type, provenance())
+    path = write_table(tmp_path, "every_type", "b", every_type, provenance(wall_seconds=1.0))
     table = pq.read_table(path)
     pq.write_table(
         table.cast(pa.schema([field.with_nullable(True) for field in table.schema], table.schema.metadata)), path
@@ -306,6 +307,15 @@ def test_a_table_in_the_folder_of_another_study_is_named(tmp_path):
     path.rename(tmp_path / "linear_collapse" / "x.parquet")
     with pytest.raises(StudyError, match=r"x\.parquet is a table of study 'ceilings', not of 'linear_collapse'"):
         read_study(tmp_path, "linear_collapse")
+
+
+def test_a_copy_of_a_table_is_refused(tmp_path):
+    for id, accuracy in (("a", [np.nan, 1.0]), ("b", [np.nan, 0.5])):
+        write_table(tmp_path, "ceilings", id, ceilings_frame(accuracy=accuracy), provenance())
+    assert len(read_study(tmp_path, "ceilings")) == 4
+    shutil.copy(tmp_path / "ceilings" / "a.parquet", tmp_path / "ceilings" / "copy of a.parquet")
+    with pytest.raises(StudyError, match=r"copy of a.parquet is a copy of .*/a.parquet, whose tasks would count twice"):
+        read_study(tmp_path, "ceilings")
 
 
 def test_a_study_without_tables_says_how_to_make_them(tmp_path):
