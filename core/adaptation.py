@@ -100,6 +100,8 @@ def check_chunk(tasks_per_chunk: int | None) -> None:
     Raises:
         UserError: if not.
     """
+    if tasks_per_chunk is not None and not isinstance(tasks_per_chunk, int):
+        raise UserError(f"tasks_per_chunk must be a whole number here, or None for all tasks, got {tasks_per_chunk!r}")
     if tasks_per_chunk is not None and tasks_per_chunk < 1:
         raise UserError(f"tasks_per_chunk must be at least 1, got {tasks_per_chunk}")
 

@@ -12,6 +12,7 @@ the model. Tasks are independent: they run on one leading axis, and so do replic
 out replica by replica: N = S * T.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -59,6 +60,8 @@ class InnerLoop:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise UserError(f"steps must be at least 0, got {self.steps}")
+        if not math.isfinite(self.lr):
+            raise UserError(f"lr must be a finite number, got {self.lr}")
         if self.lr_scope not in ("both", "xi"):
             raise unknown_name("lr_scope", self.lr_scope, ("both", "xi"))
 

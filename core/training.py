@@ -96,6 +96,9 @@ def meta_train_many(
             after the other runs are trained, for those that another process is at, or that need more memory.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
+    for name, given in (("compile", compile), ("rematerialise", rematerialise)):
+        if not isinstance(given, bool):  # "no" would be taken for yes
+            raise UserError(f"{name} must be True or False, got {given!r}")
     where = checked_device(own_device(device))
     team = join(where)
     if isinstance(tasks, Episodes | Mapping):

@@ -143,7 +143,9 @@ def read_runs(
     provenance = frame.attrs["provenance"]
     configs: dict[str, Mapping[str, Any]] = {}
     for run in frame["run"].unique():
-        config = provenance.get(run, {}).get("config")
+        if run not in provenance:
+            raise FigureError(f"no table in {study} is named {run}.parquet, after its run: was it renamed?")
+        config = provenance[run].get("config")
         if not config:
             raise FigureError(f"table {study}/{run} does not say how the run was configured, so it cannot be labelled")
         if wrong := wrong_settings(config):

@@ -51,8 +51,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, store and print; the exit code is 2 for an unknown name."""
+    """Measure, store and print; the exit code is 2 for an unknown name, 130 if stopped."""
     given = _parser().parse_args(arguments)
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        told = "what was being measured is lost" + (
+            "" if given.quick else "; the same command measures what is missing"
+        )
+        print(f"stopped: {told}", file=sys.stderr)
+        return 130
+
+
+def _run(given: argparse.Namespace) -> int:
     torch.set_num_threads(given.threads)
     keep_freed_memory()  # as our commands do; all engines have it alike
     if given.probe:
@@ -77,13 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         for workload in chosen:
             tables.append(_workload(workload, engines, options, given, stored))
-            _profiles(workload.name, given, stored)
+            _profiles(workload.name, engines, given, stored)
             if stored and not given.no_curves:
                 for axis, values in workload.scaling.items():
                     _curve(workload, axis, values, options, given)
     print("\n" + summary(pd.concat(tables, ignore_index=True)))
     if stored:
-        print(f"\nstored in {given.results / 'benchmark'}; drawn by: python -m figures benchmark")
+        print(f"\nstored in {given.results / 'benchmark'}")
+        print(f"drawn by: python -m figures benchmark --results {given.results}")
     return 0
 
 
@@ -131,10 +143,11 @@ def _curve(
     print(f"\n{name}\n{shown.round(4).to_string(index=False)}", flush=True)
 
 
-def _profiles(name: str, given: argparse.Namespace, stored: bool) -> None:
-    """What the outer loop takes beside the meta-step, where the workload is one of training."""
+def _profiles(name: str, engines: Sequence[str], given: argparse.Namespace, stored: bool) -> None:
+    """What the outer loop takes beside the meta-step of our engines, where the workload is one of training."""
     for compile in (False, True):
-        if name not in outer_loop.TRAININGS or (compile and name not in COMPILED_LOOPS):
+        asked = ("compiled" if compile else "eager") in engines
+        if not asked or name not in outer_loop.TRAININGS or (compile and name not in COMPILED_LOOPS):
             continue
         id = name + ("-compiled" if compile else "")
         settings = {"threads": torch.get_num_threads()}

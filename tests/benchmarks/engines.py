@@ -316,8 +316,10 @@ class Library(Engine):
 
     def refusal(self, workload: Workload) -> str:
         """Neither has learned update rules or interventions."""
-        if workload.method != "maml" or workload.kind in ("layer_roles", "fc_noise"):
+        if workload.method != "maml":
             return "not applicable: the library has gradient descent only"
+        if workload.kind in ("layer_roles", "fc_noise"):
+            return "not applicable: the library has no interventions"
         return super().refusal(workload)
 
     def module(self) -> object:

@@ -175,6 +175,16 @@ def test_the_command_stores_a_workload_once(monkeypatch, tmp_path, capsys):
     assert {path: path.read_bytes() for path in files} == files
 
 
+def test_stopped_it_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tests.benchmarks.suite.measure", stop)
+    assert main(["--workload", "klin_1_seed", "--threads", "1", "--results", str(tmp_path)]) == 130
+    told = capsys.readouterr().err
+    assert told == "stopped: what was being measured is lost; the same command measures what is missing\n"
+
+
 @pytest.mark.parametrize(
     ("option", "told"), [("--workload", "unknown workload 'x'"), ("--engine", "unknown engine 'x'")]
 )

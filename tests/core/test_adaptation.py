@@ -589,6 +589,16 @@ def test_a_chunk_holds_at_least_one_task(function):
     order = {"first_order": False} if function is meta_gradient else {}
     with pytest.raises(UserError, match="tasks_per_chunk must be at least 1, got 0"):
         function(model, rule, theta, xi, episodes, steps=1, lr=0.1, tasks_per_chunk=0, **order)
+    with pytest.raises(UserError, match="must be a whole number here, or None for all tasks, got 'auto'"):
+        function(model, rule, theta, xi, episodes, steps=1, lr=0.1, tasks_per_chunk="auto", **order)
+
+
+@pytest.mark.parametrize("function", [meta_gradient, adapt, evaluate])
+def test_a_rate_is_a_number(function):
+    model, rule, theta, xi, episodes = prepare("linear", RULES["sgd"])
+    order = {"first_order": False} if function is meta_gradient else {}
+    with pytest.raises(UserError, match="lr must be a finite number, got nan"):
+        function(model, rule, theta, xi, episodes, steps=1, lr=math.nan, **order)
 
 
 @pytest.mark.parametrize("function", [meta_gradient, adapt, evaluate])

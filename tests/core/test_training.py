@@ -453,6 +453,9 @@ def test_options_that_do_not_fit_are_refused_before_training(tiny_config, tmp_pa
         meta_train(tiny_config(ways=5), results=tmp_path, **QUIET)
     with pytest.raises(UserError, match="meta-optimizer 'klin' has no option depth"):
         meta_train(tiny_config(rule_depth=2), results=tmp_path, **QUIET)
+    for option in ("compile", "rematerialise"):
+        with pytest.raises(UserError, match=f"{option} must be True or False, got 'no'"):
+            meta_train(tiny_config(), results=tmp_path, **{option: "no"}, **QUIET)
     assert not list(tmp_path.iterdir()), "a refused run leaves no folder"
 
 

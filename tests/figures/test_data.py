@@ -36,6 +36,14 @@ def test_an_estimate_is_the_mean_of_the_runs_at_the_last_step_in_percent(results
     assert found.lost == ()
 
 
+def test_a_renamed_table_is_told(results):
+    results.measured("glyphs", "lr", "maml", 0, [0.2, 0.4])
+    (path,) = (results.folder / STUDY).glob("*.parquet")
+    path.rename(path.with_name("renamed.parquet"))
+    with pytest.raises(FigureError, match=rf"no table in {STUDY} is named {path.stem}.parquet, after its run"):
+        groups(results, "glyphs")
+
+
 def test_methods_may_have_unequal_numbers_of_seeds(results):
     for seed in range(3):
         results.measured("glyphs", "lr", "maml", seed, [0.1 * seed, 0.1 * seed + 0.2])
