@@ -148,17 +148,16 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
         )
     tables: list[pa.Table] = []
     provenance = {}
-    of_a_moment: dict[tuple[str, float], list[int]] = defaultdict(list)  # tables that may be one another's copy
-    for place, path in enumerate(paths):
+    of_one_origin: dict[str, list[tuple[Path, pa.Table]]] = defaultdict(list)
+    for path in paths:
         table, provenance[path.stem] = _read_arrow(path)
         if (found := provenance[path.stem]["study"]) != study:
             raise StudyError(f"{path} is a table of study {found!r}, not of {study!r}")
-        moment = of_a_moment[provenance[path.stem]["date"], provenance[path.stem]["wall_seconds"]]
-        for other in moment:
-            same_origin = provenance[paths[other].stem] == provenance[path.stem]
-            if same_origin and tables[other].to_pandas().equals(table.to_pandas()):  # to Arrow, no NaN is another
-                raise StudyError(f"{path} is a copy of {paths[other]}, whose tasks would count twice; delete one")
-        moment.append(place)
+        alike = of_one_origin[json.dumps(provenance[path.stem], sort_keys=True)]
+        for other, earlier in alike:
+            if earlier.to_pandas().equals(table.to_pandas()):  # by Arrow's `equals`, a NaN differs from itself
+                raise StudyError(f"{path} is a copy of {other}, whose tasks would count twice; delete one")
+        alike.append((path, table))
         tables.append(table.replace_schema_metadata())
     # Joined before they become pandas columns, which costs the same for one table and for all.
     whole = _to_frame(pa.concat_tables(tables), study)

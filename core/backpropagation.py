@@ -53,9 +53,9 @@ def gradient_of_chunk(
         UserError: as `inner_loop`.
     """
     losses: list[Tensor] = []
-    x = episodes.support_x
-    if loop.dtype is not None and x.is_floating_point():
-        x = x.to(loop.dtype)  # once, and not in every walk: states know data by where it lies
+    # Once, and not in every walk: models and states know data by where it lies.
+    x = loop.in_dtype(episodes.support_x)
+    query_x = x if episodes.query_x is episodes.support_x else loop.in_dtype(episodes.query_x)
 
     def walk(state: State, steps: int, create_graph: bool) -> Callable[[Tensor], Tensor]:
         """Take the state `steps` steps on; the model there."""
@@ -82,13 +82,13 @@ def gradient_of_chunk(
         if steps > 1 and rematerialise:
             half = steps // 2
             return back(point, half, back(later(point, half), steps - half, after))
-        shared = {id(part.shared): part for parameter in point.state.parameters() for part in parameter.parts()}
+        shared = {id(parameter.shared): parameter for parameter in point.state.parameters()}
         leaves = {id(tensor): tensor for tensor in point.tensors if tensor.requires_grad}
         forward = walk(point.state, steps, create_graph=True)
         outputs: list[Tensor]
         cotangents: list[Tensor] | None
         if after is None:
-            task_loss = task_losses(forward(episodes.query_x), episodes.query_y, episodes.kind)
+            task_loss = task_losses(forward(query_x), episodes.query_y, episodes.kind)
             losses.append(task_loss.detach())
             outputs, cotangents = [task_loss.sum() * scale], None
         else:

@@ -70,6 +70,10 @@ class InnerLoop:
         """What an update of theta is multiplied by."""
         return self.lr if self.lr_scope == "both" else 1.0
 
+    def in_dtype(self, x: Tensor) -> Tensor:
+        """Data in the precision of the tasks; itself where it is, or where it has no numbers to be rounded."""
+        return x if self.dtype is None or not x.is_floating_point() else x.to(self.dtype)
+
 
 @dataclass
 class State:
@@ -88,10 +92,10 @@ class State:
     gradients: Mapping[str, Gradient] = field(default_factory=dict)
 
     def parameters(self) -> Iterator[TaskParameter]:
-        """Those of theta, and then those of xi."""
-        yield from self.theta.values()
-        for parts in self.xi.values():
-            yield from parts.values()
+        """Those of theta and then those of xi, each before the matrices of what is to be subtracted from it."""
+        for parts in (self.theta, *self.xi.values()):
+            for parameter in parts.values():
+                yield from parameter.parts()
 
     def mapped(self, by: Callable[[Tensor], Tensor]) -> "State":
         """The same state of other tensors: `by` of each, always in the same order, theta's first."""
@@ -129,7 +133,7 @@ def inner_loop(
         theta: (S, *shape) initial parameters of each replica. Tensors may differ in S: with S = N, each task has its
             own; with S = 1, all share one.
         xi: (S, *shape) initial parameters of the rule, likewise.
-        x: (N, n, *example) support examples, replica by replica.
+        x: (N, n, *example) support examples, replica by replica, as `loop.in_dtype` has them.
         y: their labels.
         kind: which loss.
         loop: steps, rate, and what adapts.
@@ -138,8 +142,9 @@ def inner_loop(
         between: called after each step, and may put other parameters into the state.
 
     Yields:
-        The state; the model at that state, a function of examples (N, q, *example); and its outputs (N, n, ...) on x,
-        an empty tensor at theta_steps, where no step needs them. They hold until the next item is asked for.
+        The state; the model at that state, a function of examples (N, q, *example) in that precision; and its outputs
+        (N, n, ...) on x, an empty tensor at theta_steps, where no step needs them. They hold until the next item is
+        asked for.
 
     Raises:
         UserError: if the model's outputs do not fit the labels; right away, if it cannot be computed in `loop.dtype`.
@@ -186,20 +191,9 @@ def go_on(
     Yields, and raises, what `inner_loop` does; the state's own `step` counts on.
     """
     names = tuple(state.theta) if loop.adapted is None else loop.adapted
-    cast: list[tuple[Tensor, Tensor]] = []
-
-    def in_dtype(x: Tensor) -> Tensor:
-        """The data in the precision of the tasks: one tensor in every step, by which a model knows them again."""
-        if loop.dtype in (None, x.dtype) or not x.is_floating_point():
-            return x
-        for known, made in cast:
-            if known is x:
-                return made
-        cast.append((x, x.to(loop.dtype)))
-        return cast[-1][1]
 
     def outputs_at(theta: Mapping[str, TaskParameter], x: Tensor) -> Tensor:
-        outputs = batched_forward(model, theta, in_dtype(x), names)
+        outputs = batched_forward(model, theta, x, names)
         if loop.dtype is not None and outputs.is_floating_point():
             outputs = outputs.to(state.dtype)
         if outputs.ndim == 3 and outputs.shape[-1] < loop.num_classes:

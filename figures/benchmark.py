@@ -107,14 +107,18 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
     if len(own):
         overhead, behind = _overhead(results)
         tables = (*own["table"].unique(), *behind)
-        found["benchmark"] = Speedups(own.reset_index(drop=True), overhead, _machine(own), tables)
+        found["benchmark"] = Speedups(own.reset_index(drop=True), overhead, (_machine(own), _asked(own)), tables)
     if len(points):
         frames = {
             (str(name), str(axis)): part for (name, axis), part in points.groupby(["workload", "axis"], sort=False)
         }
         notes = points[points["notes"].ne("")].groupby("axis", sort=False)["notes"].unique()
-        told = tuple(f"Over {AXES.get(str(axis), axis)}: {' '.join(texts)}" for axis, texts in notes.items())
-        found["benchmark_scaling"] = Curves(frames, (*_machine(points), *told), tuple(points["table"].unique()))
+        caption = (
+            _machine(points),
+            f"Seconds are medians of {_rounds(points)} rounds; memory is the most of one call.",
+            *(f"Over {AXES.get(str(axis), axis)}: {' '.join(texts)}" for axis, texts in notes.items()),
+        )
+        found["benchmark_scaling"] = Curves(frames, caption, tuple(points["table"].unique()))
     return found
 
 
@@ -132,24 +136,28 @@ def _overhead(results: str | Path) -> tuple[dict[tuple[str, str], float], tuple[
     return parts, tuple(frame["table"].unique())
 
 
-def _machine(frame: pd.DataFrame) -> tuple[str, ...]:
-    """What measured, and how."""
+def _machine(frame: pd.DataFrame) -> str:
+    """What measured."""
     peaks, loads = frame["peak_gflop_per_second"], frame["load"]
     cpus = " and ".join(dict.fromkeys(frame["cpu"]))
     threads = " or ".join(str(n) for n in sorted(set(frame["threads"])))
-    told = (
+    return (
         f"{cpus}, PyTorch with threads: {threads}. Float32 matrix products reached {_range(peaks)} GFLOP/s before each "
         f"workload, and {_range(loads, 1)} processes were running or waiting."
     )
+
+
+def _rounds(frame: pd.DataFrame) -> str:
     measured = frame[frame["status"].eq("ok")]
-    rounds = _range(measured["rounds"]) if len(measured) else "no"
-    if frame["axis"].ne("").all():
-        return told, f"Seconds are medians of {rounds} rounds; memory is the most of one call."
+    return _range(measured["rounds"]) if len(measured) else "no"
+
+
+def _asked(frame: pd.DataFrame) -> str:
+    """How speedups were measured, and what they are to be."""
     return (
-        told,
-        f"Speedups are over the naive reference in the same round, one process, order shuffled: medians of {rounds} "
-        "rounds, with their range. At least, aim: what is asked of our engine, and what it is to come to; the first "
-        "of two is for the engine that is not compiled.",
+        "Speedups are over the naive reference in the same round, one process, order shuffled: medians of "
+        f"{_rounds(frame)} rounds, with their range. At least, aim: what is asked of our engine, and what it is to "
+        "come to; the first of two is for the engine that is not compiled."
     )
 
 

@@ -7,11 +7,11 @@ import pandas as pd
 
 from analysis.statistics import Interval, interval
 from core.tasks.synthetic import DIMENSION, POINTS
+from tests.benchmarks.outer_loop import PARTS
 from tests.benchmarks.workloads import CURVE_CHUNK
 from tests.claims import RECORD, Claim, ends, study
 
 WHOSE = {"eager": "ours", "compiled": "ours", "higher": "others", "torchopt": "others", "jax": "others"}
-PARTS = ("sampling", "logging", "evaluation", "checkpoints")
 
 
 def measured_speed(workload: str, engine: str, what: str = "speedup") -> float:
@@ -57,8 +57,9 @@ def saved_by_rematerialising(workload: str, steps: int) -> float:
 
 
 def longer_rematerialised(workload: str, steps: int) -> float:
-    seconds = (along(workload, "steps", steps, engine, "seconds") for engine in ("rematerialised", "eager"))
-    return next(seconds) / next(seconds)
+    """How many times as long."""
+    point = workload, "steps", steps
+    return along(*point, "rematerialised", "seconds") / along(*point, "eager", "seconds")
 
 
 SPEED = [

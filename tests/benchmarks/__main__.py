@@ -56,10 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given)
     except KeyboardInterrupt:
-        told = "what was being measured is lost" + (
-            "" if given.quick else "; the same command measures what is missing"
-        )
-        print(f"stopped: {told}", file=sys.stderr)
+        how_to_go_on = "" if given.quick else "; the same command measures what is missing"
+        print(f"stopped: what was being measured is lost{how_to_go_on}", file=sys.stderr)
         return 130
 
 
@@ -145,10 +143,10 @@ def _curve(
 
 def _profiles(name: str, engines: Sequence[str], given: argparse.Namespace, stored: bool) -> None:
     """What the outer loop takes beside the meta-step of our engines, where the workload is one of training."""
-    for compile in (False, True):
-        asked = ("compiled" if compile else "eager") in engines
-        if not asked or name not in outer_loop.TRAININGS or (compile and name not in COMPILED_LOOPS):
+    for engine, trainings in (("eager", outer_loop.TRAININGS), ("compiled", COMPILED_LOOPS)):
+        if engine not in engines or name not in trainings:
             continue
+        compile = engine == "compiled"
         id = name + ("-compiled" if compile else "")
         settings = {"threads": torch.get_num_threads()}
         if stored and not given.again and is_done(given.results, "outer_loop", id, settings):
@@ -160,7 +158,6 @@ def _profiles(name: str, engines: Sequence[str], given: argparse.Namespace, stor
                 _store(given.results, "outer_loop", id, table, settings, started)
         parts = ", ".join(f"{row.part} {row.fraction:.2%}" for row in table.itertuples())
         step = 1000 * table["step_seconds"].iloc[0]
-        engine = "compiled" if compile else "eager"
         print(f"beside a meta-step of {step:.2f} ms ({engine}): {table['fraction'].sum():.1%} ({parts})", flush=True)
 
 
