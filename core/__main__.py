@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import typing
 from dataclasses import MISSING, asdict, fields
@@ -150,6 +151,10 @@ def main(arguments: list[str] | None = None) -> int:
             code = _run(options)
         if code != 2:
             leave()
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        return 0
     except KeyboardInterrupt:  # not within the iterations, or a second time
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130

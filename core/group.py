@@ -153,11 +153,11 @@ class Group:
 
     @property
     def progress(self) -> str:
-        """The last loss looked at and the accuracy at the end of the curve (of its last split), means over runs."""
+        """The last loss looked at and the end of the curve (accuracy on its last split, when), means over runs."""
         accuracy = sum(curve[-1][3] for curve in self.curves) / len(self.curves)
         loss = self.loss.mean().item()
         seen = "" if math.isnan(loss) else f"loss {loss:.3f} "  # on a GPU none was at first
-        return f"{seen}{self.curves[0][-1][1]} acc {accuracy:.3f}"
+        return f"{seen}{self.curves[0][-1][1]} acc {accuracy:.3f} at {self.curve_end}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -351,6 +351,7 @@ class Group:
             **environment(self.device),
             "code_version": self.code_version,
             "compile": self.compile,
+            "rematerialise": self.rematerialise,
             "tasks_per_chunk": self.tasks_per_chunk,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(self.seconds, 3),

@@ -600,9 +600,17 @@ def _sizes_alone(config: TrainConfig, shape: TaskShape, folder: Path) -> nn.Modu
 
 
 def named_run(name: Path, results: Path) -> Path:
-    """The folder that somebody who types `name` means: itself, or the run of that id in `results`."""
-    inside = results / "runs" / name
-    return inside if not name.exists() and inside.exists() else name
+    """The folder that somebody who types `name` means: itself, or the run of that id in `results`.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    runs = results / "runs"
+    for folder in (name, runs / name):
+        if os.path.lexists(folder):
+            return folder
+    where = "" if name.is_absolute() else f" in {Path.cwd()}, nor in {runs}"
+    raise UserError(f"{name} is no run: there is no such folder{where}")
 
 
 def list_runs(results: str | Path = "results") -> pd.DataFrame:

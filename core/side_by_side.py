@@ -65,6 +65,8 @@ def train_side_by_side(groups: list[Group], *, progress: bool, tensorboard: bool
 
         for group in groups:
             group.check_alike()
+        if any(group.compile for group in groups):
+            bar.set_postfix_str("compiling first")  # and the bar stands still
         for iteration in range(first.iteration, target + 1):
             # Groups are measured on the same tasks, drawn once for all of them and forgotten.
             fixed_tasks = _drawn_once()

@@ -103,13 +103,16 @@ def test_studies_find_the_data_where_they_are_told(saved, monkeypatch, named):
         ),
         (["all", "--num-tasks", "0"], "error: --num-tasks must be at least 1, got 0"),
         (["all", "--device", "abacus"], "error: there is no device 'abacus' here"),
-        (["all", "--run", "nowhere"], f"error: nowhere is no run: there is no such folder in {Path.cwd()}"),
+        (
+            ["all", "--run", "nowhere"],
+            f"error: nowhere is no run: there is no such folder in {Path.cwd()}, nor in RUNS",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(saved, capsys, arguments, told):
     before = sorted(saved.rglob("*"))
     assert main([*arguments, "--results", str(saved)]) == 2
-    assert capsys.readouterr().err.strip() == told
+    assert capsys.readouterr().err.strip() == told.replace("RUNS", str(saved / "runs"))
     assert sorted(saved.rglob("*")) == before
 
 

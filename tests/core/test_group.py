@@ -115,3 +115,4 @@ def test_a_loss_that_was_not_looked_at_is_not_shown(train, monkeypatch):
     train(1, {}, eval_every=0)
     # At the first iteration and at the end, of each training.
     assert [text.startswith("test acc ") for text in shown] == [True, False, False, False]
+    assert [text.split(" at ")[1] for text in shown] == ["0", "11", "0", "11"]

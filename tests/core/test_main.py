@@ -1,7 +1,11 @@
 """The command line, as a person uses it."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +34,17 @@ def test_train_list_show_resume(tmp_path, capsys):
     for named in ([str(folder)], [folder.name, "--results", str(tmp_path)]):
         assert main(["resume", *named, "--device", "cpu", "--quiet"]) == 0
         assert "is finished already" in capsys.readouterr().out
+
+
+def test_who_reads_the_beginning_alone_sees_no_traceback(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "core", "list", "--results", str(tmp_path)],
+            stdout=closed, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_experiment_states_its_reductions(tmp_path, capsys):
@@ -66,8 +81,9 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, capsys):
         (["experiment", "synthetic_linear", "--eval-tasks", "4"], "has a fixed number of eval tasks"),
         ([*TRAIN, "--device", "abacus"], "there is no device 'abacus' here"),
         ([*TRAIN, "--device", "meta"], "device 'meta' is of a kind that is not supported: give cpu or cuda"),
-        (["show", "nowhere"], "nowhere is no run"),
-        (["resume", "nowhere"], "nowhere is no run"),
+        (["show", "nowhere"], "nowhere is no run: there is no such folder in {here}, nor in results/runs"),
+        (["resume", "nowhere"], "nowhere is no run: there is no such folder in {here}, nor in results/runs"),
+        (["show", "/nowhere/runs/a"], "error: /nowhere/runs/a is no run: there is no such folder\n"),
     ],
 )
 def test_mistakes_end_with_one_sentence_and_code_2(arguments, message, tmp_path, capsys, monkeypatch):
@@ -75,7 +91,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(arguments, message, tmp_path,
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
-    assert message in captured.err
+    assert message.replace("{here}", str(Path.cwd())) in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir()), "nothing may be left behind"
 

@@ -147,10 +147,11 @@ def test_a_finished_run_is_loaded_not_repeated(tiny_config, tmp_path):
 
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_a_saved_run_says_how_it_was_trained(tiny_config, tmp_path, chunk):
-    run = meta_train(tiny_config(iterations=1), results=tmp_path, tasks_per_chunk=chunk, **QUIET)
+    options = {"tasks_per_chunk": chunk, "rematerialise": chunk == 1, **QUIET}
+    run = meta_train(tiny_config(iterations=1), results=tmp_path, **options)
     info = load_run(run.path).info
     assert info["code_version"] == code_version("core")
-    assert (info["compile"], info["tasks_per_chunk"]) == (False, chunk)
+    assert (info["compile"], info["rematerialise"], info["tasks_per_chunk"]) == (False, chunk == 1, chunk)
 
 
 def test_wall_seconds_are_those_of_the_iterations(tiny_config, monkeypatch):
@@ -533,7 +534,14 @@ def test_the_last_words_of_the_bar_are_of_the_end(tiny_config, capsys):
         run = meta_train(config, results=None, progress=True)
         start, end = (run.curve["accuracy"].iloc[i] for i in (2, -1))
         assert f"{start:.3f}" != f"{end:.3f}"
-        assert f"test acc {end:.3f}" in capsys.readouterr().err.splitlines()[-1]
+        assert f"test acc {end:.3f} at {config.iterations}" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_bar_says_why_it_stands_still(tiny_config, capsys, monkeypatch, compiled):
+    monkeypatch.setattr(torch, "compile", lambda recorded: recorded)
+    meta_train(tiny_config(), results=None, progress=True, compile=compiled)
+    assert ("compiling first" in capsys.readouterr().err) is compiled
 
 
 def test_a_run_that_needs_too_much_memory_is_told_of_and_the_others_are_finished(tiny_config, tmp_path, monkeypatch):
