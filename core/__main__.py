@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 if a run diverged, 2 for a mistake in the input, 130 if stopped."""
+    code = 0
     try:
         options = _parser().parse_args(arguments)
         with one_voice():
@@ -154,7 +155,6 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-        return 0
     except KeyboardInterrupt:  # not within the iterations, or a second time
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130
