@@ -114,11 +114,12 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     roles, lost = ([], ()) if layer_roles is None else _comparable(layer_roles, "kind", "none", "layer_roles", value)
     noise, lost_noise = ([], ()) if fc_noise is None else _comparable(fc_noise, "std", 0, "fc_noise", value)
     subject = networks.subject(given[0])
+    several_seeds = given[0]["seed"].nunique() > 1
     caption = [
         networks.describe_mean(
             given[0], "whisker, where longer than its mark, or band", [mark.over for mark in (*roles, *noise)]
         )
-        + (" Dot in a bar: one seed." if given[0]["seed"].nunique() > 1 else "")
+        + (" Dot in a bar: one seed; intervals speak for new tasks, not for new seeds." if several_seeds else "")
         + f" {value.capitalize()} on the query set after the last step.",
         *subject.caption,
     ]

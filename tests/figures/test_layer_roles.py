@@ -57,6 +57,7 @@ def test_every_mark_is_the_mean_over_seeds_tasks_and_draws(results, is_regressio
             assert mark.seeds == pytest.approx([by_hand(mark.name, draws, (seed,)) for seed in (0, 1)])
             assert mark.over.n == mark.against.n == TASKS
     assert (trace.as_trained.against.low, trace.as_trained.against.high) == (0, 0)
+    assert "intervals speak for new tasks, not for new seeds" in trace.caption[0]
 
 
 def test_a_network_with_many_long_names_has_a_row_a_layer(results):
