@@ -101,7 +101,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m core", description="Meta-train models, and look at saved runs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train, or go on training, one run per seed")
+    train = commands.add_parser(
+        "train",
+        help="train, or go on training, one run per seed",
+        usage="%(prog)s --dataset DATASET --model MODEL --method METHOD ... (--help has all settings)",
+    )
     _add_settings(train)
     train.add_argument("--seeds", type=int, nargs="+", action="extend", help="one run per seed (default 0)")
     of_paper = commands.add_parser("experiment", help="train all runs of the paper's experiments")

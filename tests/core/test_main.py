@@ -96,6 +96,14 @@ def test_mistakes_end_with_one_sentence_and_code_2(arguments, message, tmp_path,
     assert not list(tmp_path.iterdir()), "nothing may be left behind"
 
 
+def test_a_setting_of_the_wrong_kind_is_told_in_two_lines(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*TRAIN, "--steps", "few"])
+    usage, mistake = capsys.readouterr().err.strip().splitlines()
+    assert usage.startswith("usage: python -m core train --dataset DATASET ")
+    assert mistake == "python -m core train: error: argument --steps: invalid int value: 'few'"
+
+
 def test_a_renamed_run_is_not_resumed_elsewhere(tmp_path, capsys):
     main([*TRAIN, "--results", str(tmp_path)])
     folder = next((tmp_path / "runs").iterdir())
