@@ -37,6 +37,7 @@ from figures.paper import CNN_LENGTHS, LENGTHS, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+LONGER = "longer/depth_sweep"
 README, RECORD = "README.md", "results/README.md"
 OMNIGLOT, GLYPHS = "omniglot_small", "glyphs"
 NOTHING = 0.5  # points that "nothing" stands for: the largest end of an interval is 0.5
@@ -63,8 +64,9 @@ class Claim:
 
 @cache
 def study(name: str) -> pd.DataFrame:
-    """All tables of a study."""
-    table = read_study(RESULTS, name)
+    """All tables of a study, or of one in a folder beside, such as `longer/depth_sweep`."""
+    folder, _, alone = name.rpartition("/")
+    table = read_study(RESULTS / folder, alone)
     table.attrs.clear()  # pandas copies them, deeply, with every selection
     return table
 
@@ -337,11 +339,9 @@ def depth(dataset: str) -> dict[tuple[int, str], float]:
     return {(point.layers, point.method): point.estimate.mean for point in points}
 
 
-def kfc_worth(dataset: str, layers: int, more: int = 0) -> tuple[float, float, float]:
+def kfc_worth(dataset: str, layers: int, more: int = 0, source: str = "depth_sweep") -> tuple[float, float, float]:
     """Points that so many layers under KFC are above MAML with as many, or some more; in the seeds that both have."""
-    kfc, maml = (
-        final("depth_sweep", dataset, "cnn", method, n) for method, n in (("kfc", layers), ("maml", layers + more))
-    )
+    kfc, maml = (final(source, dataset, "cnn", method, n) for method, n in (("kfc", layers), ("maml", layers + more)))
     kfc, maml = kfc[kfc["seed"].isin(maml["seed"])], maml[maml["seed"].isin(kfc["seed"])]
     return ends(paired_task_interval(kfc, maml))
 
@@ -352,17 +352,19 @@ def below(dataset: str, layers: int) -> tuple[float, float, float]:
     return -mean, -high, -low
 
 
-def rises(dataset: str, method: str, layers: int) -> "pd.Series[float]":
-    """What the second half of training brings, in points of test accuracy, by seed; without those that diverged."""
-    table, runs = study("training_curves"), final("depth_sweep", dataset, "cnn", method, layers)["run"]
+def rises(dataset: str, method: str, layers: int, folder: str = "") -> "pd.Series[float]":
+    """What the last 500 iterations bring, in points of test accuracy, by seed; without those that diverged."""
+    table, runs = (
+        study(f"{folder}training_curves"),
+        final(f"{folder}depth_sweep", dataset, "cnn", method, layers)["run"],
+    )
     rows = table[table["run"].isin(runs) & table["split"].eq("test")]
     curve = 100 * rows.pivot(index="iteration", columns="seed", values="accuracy")
-    iterations = length("depth_sweep", dataset)[0]
-    return curve.loc[iterations] - curve.loc[iterations // 2]
+    return curve.iloc[-1] - curve.loc[curve.index[-1] - 500]
 
 
-def still_rises(dataset: str, method: str, layers: int) -> float:
-    return float(rises(dataset, method, layers).mean())
+def still_rises(dataset: str, method: str, layers: int, folder: str = "") -> float:
+    return float(rises(dataset, method, layers, folder).mean())
 
 
 def one_layer(dataset: str) -> pd.DataFrame:
@@ -934,7 +936,7 @@ CONVOLUTIONAL = [
         RECORD,
         "the last {} iterations bring MAML {}, {} and {} points at two, three and four layers, and KFC {}, {} and {};",
         lambda: (
-            length("depth_sweep", OMNIGLOT)[0] // 2,
+            500,
             *(still_rises(OMNIGLOT, method, layers) for method in ("maml", "kfc") for layers in (2, 3, 4)),
         ),
     ),
@@ -949,6 +951,37 @@ CONVOLUTIONAL = [
         lambda: (
             study("training_curves").query("model == 'cnn' and split == 'test'")["num_tasks"].unique().item(),
             *(float(rises(dataset, "maml", 4).median()) for dataset in (OMNIGLOT, GLYPHS)),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "After {} iterations (`longer/`) two layers on `glyphs` reach {} % [{}, {}] under KFC, seeds {}, {} and {}, "
+        "and {} [{}, {}] under MAML; the last {} bring {} and {}. The lead of KFC has grown to {} points",
+        lambda: (
+            study(LONGER)["iterations"].unique().item(),
+            *ends(task_interval(final(LONGER, GLYPHS, "cnn", "kfc", 2))),
+            *final(LONGER, GLYPHS, "cnn", "kfc", 2).groupby("seed")["accuracy"].mean(),
+            *ends(task_interval(final(LONGER, GLYPHS, "cnn", "maml", 2))),
+            500,
+            *(still_rises(GLYPHS, method, 2, "longer/") for method in ("kfc", "maml")),
+            kfc_worth(GLYPHS, 2, source=LONGER)[0],
+        ),
+    ),
+    Claim(
+        RECORD,
+        "above MAML with three layers, which had {} % after {} iterations, and both are near the paper's ({} and {},",
+        lambda: (
+            (
+                depth(GLYPHS)[3, "maml"],
+                length("depth_sweep", GLYPHS)[0],
+                *(published("Table A1", "cnn", method, 2) for method in ("kfc", "maml")),
+            )
+            if final(LONGER, GLYPHS, "cnn", "kfc", 2)["accuracy"].mean() > depth(GLYPHS)[3, "maml"]
+            and all(
+                abs(final(LONGER, GLYPHS, "cnn", m, 2)["accuracy"].mean() - published("Table A1", "cnn", m, 2)) < 2
+                for m in ("kfc", "maml")
+            )
+            else ()
         ),
     ),
     Claim(
