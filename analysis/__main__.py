@@ -138,7 +138,7 @@ def _load(options: argparse.Namespace, damaged: list[str]) -> list[Run]:
 def _jobs(name: str, runs: list[Run], options: argparse.Namespace) -> list[Run]:
     """The runs whose table of study `name` is to be made; several runs may share one table."""
     study = STUDIES[name]
-    suited = [run for run in runs if study.suits(run.config)]
+    suited = all_suited = [run for run in runs if study.suits(run.config)]
     if options.study == "all" and options.runs is None:
         suited = [run for run in suited if study.drawn(run.config)]
     if options.study != "all" and options.runs is not None and len(suited) < len(runs):
@@ -147,7 +147,8 @@ def _jobs(name: str, runs: list[Run], options: argparse.Namespace) -> list[Run]:
     if not suited:
         if options.study != "all":
             raise StudyError(f"no run in {options.results / 'runs'} suits study {name!r}: {study.about}")
-        print(f"{name}: no run to measure")
+        others = f" for the paper's figures; name others with --run ({len(all_suited)} suit it)" if all_suited else ""
+        print(f"{name}: no run to measure{others}")
     jobs = []
     for run in {table_id(name, run, seed=options.seed): run for run in suited}.values():
         if up_to_date(options.results, name, run, num_tasks=options.num_tasks, seed=options.seed, force=options.force):

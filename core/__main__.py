@@ -10,6 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
+import pandas as pd
+
 from core.chunking import AUTO, Chunk
 from core.config import TrainConfig, is_own
 from core.costs import duration, estimate
@@ -19,8 +21,9 @@ from core.experiments import EXPERIMENTS, experiment
 from core.memory import is_out_of_memory, keep_freed_memory
 from core.methods import METHODS
 from core.models import MODELS
-from core.runs import Run, is_finished, list_runs, load_run, named_run, read_config, read_summary
+from core.runs import Run, curve_table, is_finished, list_runs, load_run, named_run, read_config, read_summary
 from core.side_by_side import Interrupted
+from core.states import read_state
 from core.tasks import DATASETS, download
 from core.training import meta_train_many
 
@@ -140,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("names", nargs="+", metavar="name", help=f"of {', '.join(DATASETS)}")
     fetch.add_argument("--data-dir", required=True, help="folder that the files go into")
     listing = commands.add_parser("list", help="list the runs")
-    show = commands.add_parser("show", help="show one run: settings, status, curve")
+    show = commands.add_parser("show", help="show one run, finished or not: settings, status, curve")
     show.add_argument("run", type=Path, help="run folder, or the id of a run in --results")
     for command in (train, of_paper, cost, listing, show, resume):
         command.add_argument("--results", type=Path, default=Path("results"), help="where runs are (default results)")
@@ -302,15 +305,18 @@ def _summary(run: Run) -> str:
 
 
 def _list(options: argparse.Namespace) -> int:
-    table = list_runs(options.results)
-    print(table.drop(columns="path").to_string(index=False) if len(table) else f"no runs in {options.results / 'runs'}")
+    table = list_runs(options.results).drop(columns="path").astype(object)
+    table = table.where(table.notna(), "")
+    print(table.to_string(index=False) if len(table) else f"no runs in {options.results / 'runs'}")
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
     folder = named_run(options.run, options.results)
     config = read_config(folder)
-    if is_own(config.model):  # whose weights cannot be held to a module here
+    if not is_finished(folder):
+        status, info, curve = _unfinished(folder, config)
+    elif is_own(config.model):  # whose weights cannot be held to a module here
         status, info, curve = read_summary(folder, config)
     else:
         run = load_run(folder)
@@ -318,6 +324,15 @@ def _show(options: argparse.Namespace) -> int:
     print(json.dumps({"id": config.id, "status": status, **info, "config": asdict(config)}, indent=2))
     print(curve.to_string(index=False))
     return 0
+
+
+def _unfinished(folder: Path, config: TrainConfig) -> tuple[str, dict[str, Any], pd.DataFrame]:
+    """Status, `Run.info` and curve of a run that is in training or was stopped, by the state last saved."""
+    path = folder / "state.safetensors"
+    nothing: dict[str, Any] = {"iteration": 0, "seconds": 0.0, "curve": []}
+    state = read_state(path, config)[1] if path.exists() else nothing
+    info = {"iterations_done": state["iteration"], "wall_seconds": round(state["seconds"], 3)}
+    return "unfinished", info, curve_table(state["curve"])
 
 
 if __name__ == "__main__":

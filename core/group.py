@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -30,10 +29,10 @@ from core.outer_optimizer import OPTIMIZER_STATE, OuterOptimizer
 from core.own import OwnModel, check_own, fresh_module, warn_of_frozen
 from core.reptile import replica_reptile_gradient
 from core.runs import (
-    CURVE_COLUMNS,
     FORMAT,
     Run,
     buffers_of,
+    curve_table,
     environment,
     module_digest,
     modules_in_training,
@@ -346,7 +345,6 @@ class Group:
 
     def _finish(self, i: int, status: str) -> Run:
         config = self.configs[i]
-        curve = pd.DataFrame(self.curves[i], columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
         info = {
             **environment(self.device),
             "code_version": self.code_version,
@@ -369,7 +367,7 @@ class Group:
             config,
             {name: tensor[i].detach().clone() for name, tensor in self.theta.items()},
             {name: tensor[i].detach().clone() for name, tensor in self.xi.items()},
-            curve,
+            curve_table(self.curves[i]),
             status,
             info,
             blank=None if self._own_model is None else fresh_module(self._own_model, config.seed),

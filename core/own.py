@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,7 +25,7 @@ from core.inner_loop import LrScope
 from core.methods import METHODS
 from core.models.layers import Groups, layers_of, select
 from core.optimizers.base import check_tensors
-from core.runs import CURVE_COLUMNS, Run, buffers_of, environment, module_digest, modules_in_training
+from core.runs import Run, buffers_of, curve_table, environment, module_digest, modules_in_training
 from core.seeds import seeded
 from core.tasks import DATASETS, as_tasks
 from core.tasks.base import Episodes, TaskSource, bytes_of
@@ -128,8 +127,7 @@ def run_from_module(
         "num_outputs": source.num_outputs,
         "dataset_fingerprint": source.fingerprint(),
     }
-    curve = pd.DataFrame(columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
-    run = Run(config, theta, xi, curve, "ok", info, blank=blank, source=source, buffers=buffers_of(copy))
+    run = Run(config, theta, xi, curve_table(), "ok", info, blank=blank, source=source, buffers=buffers_of(copy))
     run.adapted  # noqa: B018  # a misspelt layer is told now
     return run if layers is None else run.with_layers(layers)
 

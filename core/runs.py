@@ -50,6 +50,11 @@ FORMAT = 1
 CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
 
 
+def curve_table(rows: Sequence[Sequence[Any]] = ()) -> pd.DataFrame:
+    """A run's curve of these rows, each a value of every column."""
+    return pd.DataFrame(list(rows), columns=list(CURVE_COLUMNS)).astype(CURVE_COLUMNS)
+
+
 @dataclass(repr=False, eq=False)  # tensors have no one truth; a run is itself, and can be a key
 class Run:
     """A finished meta-trained model.
@@ -620,7 +625,7 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
         One row per folder, sorted by id: `id`, `status` ("ok", "diverged at iteration <i>", "unfinished", or
         "unreadable: why"), `path`, and the main settings of the configuration.
     """
-    shown = ("dataset", "model", "method", "seed", "iterations", "steps", "adapt_lr", "meta_lr")
+    shown = ("dataset", "model", "depth", "method", "seed", "iterations", "steps", "adapt_lr", "meta_lr")
     rows = []
     root = Path(results) / "runs"
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
@@ -637,4 +642,6 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
         except KeyError:
             row["status"] = f"unreadable: {folder / 'run.json'} is incomplete: it has no status"
         rows.append(row)
-    return pd.DataFrame(rows, columns=["id", "status", "path", *shown])
+    # Whole numbers stay whole where a run lacks one.
+    whole = dict.fromkeys(("depth", "seed", "iterations", "steps"), "Int64")
+    return pd.DataFrame(rows, columns=["id", "status", "path", *shown]).astype(whole)

@@ -189,7 +189,7 @@ def _lead(estimates: Sequence[Estimate], gaps: Sequence[Gap], is_published: bool
     intervals = " or ".join(sorted({e.interval for e in estimates if e.interval})) or "none"
     marks = f"Line: mean over seeds; dot: one seed; whisker, where longer than its mark: {intervals}."
     if is_published:
-        marks += " Star: the paper, on the left in its method's colour."
+        marks += " Star, beside its number of layers: the paper, on the left in its method's colour."
     if not gaps:
         return (marks,)
     listed = "; ".join(f"{gap.layers} against {gap.layers + 1} layers: {gap.text}" for gap in gaps)

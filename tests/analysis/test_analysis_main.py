@@ -44,7 +44,8 @@ def test_all_studies_leave_out_what_no_figure_draws_unless_the_run_is_named(save
     command = ["all", "--results", str(saved_cnn), "--num-tasks", "1", "--quiet"]
     assert main(command) == 0
     assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures
-    assert "layer_roles: no run to measure" in capsys.readouterr().out
+    told = "layer_roles: no run to measure for the paper's figures; name others with --run (2 suit it)\n"
+    assert told in capsys.readouterr().out
     assert main([*command, "--run", Path(path).name]) == 0
     assert {name.split("/")[0] for name in tables(saved_cnn) if "cnn" in name} == of_figures | {
         "layer_roles",
@@ -132,7 +133,7 @@ def test_runs_that_do_not_suit_are_told(saved, capsys):
     assert main(["linear_collapse", "--results", str(saved)]) == 2
     assert "suits study 'linear_collapse'" in capsys.readouterr().err
     assert main(["all", "--results", str(saved), "--num-tasks", "2", "--quiet"]) == 0
-    assert "linear_collapse: no run to measure" in capsys.readouterr().out
+    assert "linear_collapse: no run to measure\n" in capsys.readouterr().out
 
 
 def test_unfinished_runs_are_skipped_and_named(saved, capsys):

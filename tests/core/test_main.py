@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ import pytest
 
 from core import TrainConfig
 from core.__main__ import UNITS, main
+from core.group import Group
 from core.tasks import DATASETS
 
 TRAIN = [
@@ -45,6 +47,52 @@ def test_who_reads_the_beginning_alone_sees_no_traceback(tmp_path):
             stdout=closed, stderr=subprocess.PIPE, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_stopped_run_is_shown_as_far_as_it_was_saved(tmp_path, capsys, monkeypatch):
+    def stop(group, episodes):
+        if group.iteration == 2:
+            signal.raise_signal(signal.SIGINT)
+        step(group, episodes)
+
+    step = Group.step
+    monkeypatch.setattr(Group, "step", stop)
+    assert main([*TRAIN, "--iterations", "20", "--eval-every", "1", "--results", str(tmp_path)]) == 130
+    (folder,) = (tmp_path / "runs").iterdir()
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    out = capsys.readouterr().out
+    told, end = json.JSONDecoder().raw_decode(out)
+    assert (told["status"], told["iterations_done"], told["config"]["steps"]) == ("unfinished", 3, 1)
+    assert [line.split()[:2] for line in out[end:].split("\n")[2:]][-3:-1] == [["3", "validation"], ["3", "test"]]
+    (folder / "state.safetensors").unlink()
+    assert main(["show", str(folder)]) == 0
+    assert '"iterations_done": 0' in capsys.readouterr().out
+
+
+def test_the_list_tells_networks_of_other_depths_apart(tmp_path, capsys):
+    main([*TRAIN, "--results", str(tmp_path)])
+    deep = [
+        *TRAIN,
+        "--dataset",
+        "glyphs",
+        "--model",
+        "cnn",
+        "--method",
+        "maml",
+        "--depth",
+        "3",
+        "--ways",
+        "2",
+        "--shots",
+        "1",
+    ]
+    deep = [word for i, word in enumerate(deep) if word != "--points" and deep[i - 1] != "--points"]
+    assert main([*deep, "--results", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["list", "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[3:6] for line in lines[1:]] == [["cnn", "3", "maml"], ["lr", "klin", "0"]]
 
 
 def test_an_experiment_states_its_reductions(tmp_path, capsys):

@@ -61,6 +61,7 @@ def test_runs_are_listed_whatever_their_state(run, tmp_path):
     assert table.loc[run.id, "method"] == "klin"
     assert table.loc["unfinished", "status"] == "unfinished"
     assert table.loc["broken", "status"].startswith("unreadable: ")
+    assert str(table.loc[run.id, "iterations"]) == str(run.config.iterations), "whole, though one run has none"
     assert len(list_runs(tmp_path / "nowhere")) == 0
 
 

@@ -213,7 +213,7 @@ def test_the_caption_states_the_length_against_the_papers(swept):
     )
     assert found["fig3_glyphs"].lead[0] == (
         "Line: mean over seeds; dot: one seed; whisker, where longer than its mark: 95 % BCa bootstrap interval over "
-        "test tasks. Star: the paper, on the left in its method's colour."
+        "test tasks. Star, beside its number of layers: the paper, on the left in its method's colour."
     )
 
 
