@@ -312,6 +312,7 @@ def _caption(
     told = [
         f"Top: each {_spectrum_name(strips)} of what was learned, one line each"
         + (f", {seeds} seeds side by side" if seeds > 1 else "")
+        + ("; a map of the gradient G is L G R" if {"L", "R"} <= {s.part.rstrip("0123456789") for s in strips} else "")
         + ("; maps in their order" if any(strip.part[-1].isdigit() for strip in strips) else "")
         + f". All start at 1. Drawn is one tensor of each layer: {tensors}."
         + (f" Of more than {MOST_DRAWN} values, {MOST_DRAWN} evenly spaced in rank." if longest > MOST_DRAWN else ""),

@@ -126,6 +126,7 @@ def test_every_number_is_that_of_the_tables(tmp_path):
         assert one.over.mean == pytest.approx(final(one.adaptation))
         assert one.against.mean == pytest.approx(final(one.adaptation) - final("both"))
     assert "2 seeds; 6 test tasks" in trace.caption[-1]
+    assert "; a map of the gradient G is L G R; maps in their order." in trace.caption[0]
 
 
 def test_a_task_without_a_gradient_does_not_count_in_any_run(tmp_path):
