@@ -381,8 +381,7 @@ def read_config(folder: Path) -> TrainConfig:
     if not os.path.exists(folder / "config.json"):  # unlike `Path.exists` no error for a folder that is closed to us
         if os.path.lexists(folder):
             raise UserError(f"{folder} is no run: it has no config.json")
-        where = "" if folder.is_absolute() else f" in {Path.cwd()}"
-        raise UserError(f"{folder} is no run: there is no such folder{where}")
+        raise _no_such_folder(folder)
     text = _checked_format(folder / "config.json")
     if not isinstance(text.get("config"), dict):
         raise UserError(f"{folder / 'config.json'} has no configuration in it")
@@ -614,8 +613,13 @@ def named_run(name: Path, results: Path) -> Path:
     for folder in (name, runs / name):
         if os.path.lexists(folder):
             return folder
-    where = "" if name.is_absolute() else f" in {Path.cwd()}, nor in {runs}"
-    raise UserError(f"{name} is no run: there is no such folder{where}")
+    raise _no_such_folder(name, f", nor in {runs}")
+
+
+def _no_such_folder(name: Path, nor_in: str = "") -> UserError:
+    """The error for a run that is not there; `nor_in` says where else a name that is no whole path was looked for."""
+    where = "" if name.is_absolute() else f" in {Path.cwd()}{nor_in}"
+    return UserError(f"{name} is no run: there is no such folder{where}")
 
 
 def list_runs(results: str | Path = "results") -> pd.DataFrame:

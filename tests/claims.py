@@ -152,6 +152,11 @@ def final(name: str, dataset: str, model: str, method: str, layers: int | None =
     return rows.assign(accuracy=100 * rows["accuracy"])
 
 
+def of_seeds(rows: pd.DataFrame) -> "pd.Series[float]":
+    """Mean accuracy of each seed."""
+    return rows.groupby("seed")["accuracy"].mean()
+
+
 def linear(dataset: str, model: str, method: str = "maml") -> Interval:
     return task_interval(final("post_adaptation", dataset, model, method))
 
@@ -171,7 +176,7 @@ def one_of_two(method: str, dataset: str) -> float:
 
 def by_seed(method: str, dataset: str) -> "pd.Series[float]":
     """Their mean accuracies."""
-    return of_two(method, dataset).groupby("seed")["accuracy"].mean()
+    return of_seeds(of_two(method, dataset))
 
 
 def lead(better: str, worse: str, dataset: str) -> tuple[float, float, float]:
@@ -349,7 +354,7 @@ def kfc_worth(dataset: str, layers: int, more: int = 0, source: str = "depth_swe
 def kfc_worth_by_seed(dataset: str, layers: int) -> "pd.Series[float]":
     """Points that so many layers under KFC are above one more under MAML."""
     kfc, maml = (
-        final("depth_sweep", dataset, "cnn", method, n).groupby("seed")["accuracy"].mean()
+        of_seeds(final("depth_sweep", dataset, "cnn", method, n))
         for method, n in (("kfc", layers), ("maml", layers + 1))
     )
     return kfc - maml
@@ -376,18 +381,9 @@ def still_rises(dataset: str, method: str, layers: int, folder: str = "") -> flo
     return float(rises(dataset, method, layers, folder).mean())
 
 
-def one_layer(dataset: str) -> pd.DataFrame:
-    """Rows of CNN-1 with KFC."""
-    table = study("depth_sweep")
-    rows = table[table["dataset"].eq(dataset) & table["method"].eq("kfc") & table["layers"].eq(1)]
-    return rows[rows["split"].eq("query") & rows["step"].eq(rows["steps"])]
-
-
 def one_layer_seeds(dataset: str) -> list[float]:
-    """Their mean accuracies, best first, without the run that diverged."""
-    rows = one_layer(dataset)
-    rows = rows[~rows["run"].isin(rows.loc[rows["status"].ne("ok"), "run"])]
-    return sorted(100 * rows.groupby("seed")["accuracy"].mean(), reverse=True)
+    """Mean accuracies of CNN-1 with KFC, best first, without the runs that diverged."""
+    return sorted(of_seeds(final("depth_sweep", dataset, "cnn", "kfc", 1)), reverse=True)
 
 
 def diverged_depths(dataset: str, source: str = "depth_sweep") -> list[int]:
@@ -972,7 +968,7 @@ CONVOLUTIONAL = [
         lambda: (
             study(LONGER)["iterations"].unique().item(),
             *ends(task_interval(final(LONGER, GLYPHS, "cnn", "kfc", 2))),
-            *final(LONGER, GLYPHS, "cnn", "kfc", 2).groupby("seed")["accuracy"].mean(),
+            *of_seeds(final(LONGER, GLYPHS, "cnn", "kfc", 2)),
             *ends(task_interval(final(LONGER, GLYPHS, "cnn", "maml", 2))),
             500,
             *(still_rises(GLYPHS, method, 2, "longer/") for method in ("kfc", "maml")),
