@@ -128,5 +128,6 @@ def _scale(ax: Axes, probe: str, trace: Trace) -> None:
             ax.set_ylim(bottom=0)
     low, high = ax.get_ylim()
     if ax.get_yscale() == "linear" and probe not in ("distance", "update norm") and high - low < LEAST_SPAN:
-        middle = (low + high) / 2
-        ax.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
+        most = max(high, 1 + LEAST_SPAN / 20)  # cosines and similarities end at 1, and so do their ticks
+        top = min((low + high + LEAST_SPAN) / 2, most)
+        ax.set_ylim(top - LEAST_SPAN, top)
