@@ -21,7 +21,17 @@ from core.experiments import EXPERIMENTS, experiment
 from core.memory import is_out_of_memory, keep_freed_memory
 from core.methods import METHODS
 from core.models import MODELS
-from core.runs import Run, curve_table, is_finished, list_runs, load_run, named_run, read_config, read_summary
+from core.runs import (
+    UNREADABLE,
+    Run,
+    curve_table,
+    is_finished,
+    list_runs,
+    load_run,
+    named_run,
+    read_config,
+    read_summary,
+)
 from core.side_by_side import Interrupted
 from core.states import read_state
 from core.tasks import DATASETS, download
@@ -307,7 +317,12 @@ def _summary(run: Run) -> str:
 def _list(options: argparse.Namespace) -> int:
     table = list_runs(options.results).drop(columns="path").astype(object)
     table = table.where(table.notna(), "")
+    damaged = table["status"].str.startswith(f"{UNREADABLE}: ")
+    reasons = table.loc[damaged, "status"].str.removeprefix(f"{UNREADABLE}: ")
+    table.loc[damaged, "status"] = UNREADABLE  # a sentence in a column would push the others off the screen
     print(table.to_string(index=False) if len(table) else f"no runs in {options.results / 'runs'}")
+    for run, reason in zip(table.loc[damaged, "id"], reasons, strict=True):
+        print(f"{run} is unreadable: {reason}")
     return 0
 
 

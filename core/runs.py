@@ -47,6 +47,7 @@ from core.tasks.base import Episodes, TaskShape, bytes_of
 from core.tasks.synthetic import POINTS
 
 FORMAT = 1
+UNREADABLE = "unreadable"
 CURVE_COLUMNS = {"iteration": "int64", "split": "str", "loss": "float64", "accuracy": "float64", "num_tasks": "int64"}
 
 
@@ -642,9 +643,9 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
             if is_finished(folder):
                 row["status"] = str(_checked_format(folder / "run.json")["status"])
         except UserError as error:
-            row["status"] = f"unreadable: {error}"
+            row["status"] = f"{UNREADABLE}: {error}"
         except KeyError:
-            row["status"] = f"unreadable: {folder / 'run.json'} is incomplete: it has no status"
+            row["status"] = f"{UNREADABLE}: {folder / 'run.json'} is incomplete: it has no status"
         rows.append(row)
     # Whole numbers stay whole where a run lacks one.
     whole = dict.fromkeys(("depth", "seed", "iterations", "steps"), "Int64")

@@ -28,7 +28,13 @@ def test_train_list_show_resume(tmp_path, capsys):
     assert out.count(": ok, test accuracy 0.") == 2
     assert main(["list", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count(" ok ") == 2
-    folder = next((tmp_path / "runs").iterdir())
+    (tmp_path / "runs" / "empty").mkdir()
+    assert main(["list", "--results", str(tmp_path)]) == 0
+    *rows, why = capsys.readouterr().out.splitlines()
+    assert rows[1].split() == ["empty", "unreadable"], "nothing but the id and that"
+    assert why.startswith("empty is unreadable: ")
+    assert why.endswith("it has no config.json")
+    folder = next((tmp_path / "runs").glob("*-klin-*"))
     assert main(["show", str(folder)]) == 0
     assert '"method": "klin"' in capsys.readouterr().out
     assert main(["show", folder.name, "--results", str(tmp_path)]) == 0
