@@ -6,7 +6,7 @@ tasks, within these runs. A run with a diverged loss is counted and named, and n
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ class Estimate:
     seeds: tuple[tuple[int, float], ...]
     num_tasks: int
     lost: tuple[tuple[str, str], ...]
-    configs: tuple[Mapping[str, Any], ...]
+    configs: tuple[Mapping[str, Any], ...] = field(repr=False)
     level: float = math.nan
-    tables: tuple[str, ...] = ()
+    tables: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def layers(self) -> int | None:

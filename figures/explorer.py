@@ -169,7 +169,7 @@ def _draw_similar(ax: Axes, trace: Trace, strength: float, step: int) -> None:
     ax.set_title(f"strength {strength:g}")
 
 
-@dataclass
+@dataclass(repr=False)
 class Explorer:
     """Two sliders and the picture that they redraw; the last line of a notebook's cell shows it.
 
@@ -186,6 +186,11 @@ class Explorer:
     step: Any
     axes: dict[str, Axes]
     box: Any
+
+    def __repr__(self) -> str:
+        strengths = ", ".join(f"{std:g}" for std in self.trace.strengths)
+        steps = ", ".join(map(str, self.trace.steps))
+        return f"<Explorer: sliders for Jupyter; strength.value is one of {strengths}, step.value one of {steps}>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.box._repr_mimebundle_(**options)

@@ -73,6 +73,7 @@ def test_moving_a_slider_redraws_what_the_axes_hold():
         assert picture.value != before
         before = picture.value
     assert Image.open(io.BytesIO(picture.value)).size[0] > 400
+    assert repr(shown).endswith("strength.value is one of 0, 0.5, 4, step.value one of 0, 1, 2>"), "outside Jupyter"
     assert "application/vnd.jupyter.widget-view+json" in shown._repr_mimebundle_()
 
 
