@@ -389,13 +389,18 @@ def is_of_the_data(study: str, path: Path, fingerprint: str | None) -> bool:
 
 
 def run_digest(run: Run) -> str:
-    """Digest of what was trained: weights and curve. The id does not tell whether a run was trained again."""
+    """Digest of what was trained, weights and curve, and of the names of its layers, where they were given.
+
+    The id does not tell whether a run was trained again, or measured by other layers.
+    """
     digest = hashlib.blake2b(digest_size=8)
     parts = [("", run.theta), ("xi.", run.xi), ("buffer.", run.buffers)]
     for name, tensor in sorted((f"{start}{name}", tensor) for start, part in parts for name, tensor in part.items()):
         digest.update(name.encode())
         digest.update(bytes_of(tensor))
     digest.update(run.curve.to_csv(index=False).encode())
+    if run.groups is not None:
+        digest.update(json.dumps(list(run.layers.items())).encode())
     return digest.hexdigest()
 
 

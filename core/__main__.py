@@ -54,7 +54,7 @@ UNITS = {
     "downsample": "stride or max_pool (cnn; default stride)",
     "rule_depth": "maps of the meta-optimizer (kfc; required there)",
     "rule_rank": "rank of the factors (cholesky; required there)",
-    "rule_bias": "the meta-optimizer's maps add a bias: true or false (klin, kfc; default false)",
+    "rule_bias": "the meta-optimizer's maps add a bias: true or false (klin, kfc, linear; default false)",
     "unit_norm": "gradients at unit norm and a learnable scale, A.1.2: true or false (kfc; default false)",
     "adapt_xi": "xi is adapted within a task: true or false (default: the rule's own)",
     "adapted": "layers, parameters or globs of what adapts within a task, such as FC 'C*.conv.*' (default: all)",
@@ -68,12 +68,12 @@ UNITS = {
     "eval_every": "iterations between two points of the curve (0: the two ends only)",
     "eval_tasks": "tasks of each split behind a point of the curve",
     "ways": "classes a task (image data sets)",
-    "shots": "support examples a class (image data sets)",
-    "query_shots": "query examples a class (image data sets; default: shots)",
-    "points": "points a task (synthetic; default 1000)",
+    "shots": "support examples a class (image data sets), or in all (sinusoid)",
+    "query_shots": "query examples, as shots (default: shots)",
+    "points": "points in the support set, and in the query set (synthetic; default 1000)",
     "input_scale": "standard deviation of a coordinate (synthetic; default 0.1)",
     "hidden": "widths of LinNet's hidden layers",
-    "lr_scope": "what adapt_lr scales: both updates, or that of xi only",
+    "lr_scope": "what adapt_lr scales: both updates, or that of xi only (for rules that adapt xi)",
 }
 
 
@@ -308,8 +308,9 @@ def _summary(run: Run) -> str:
     if points.empty:  # of a file that was changed, or of another program
         return f"{run.status}, with no test accuracy in its curve"
     last = points.iloc[-1]
+    what = "loss" if pd.isna(last["accuracy"]) else "accuracy"  # of regression
     return (
-        f"{run.status}, test accuracy {last['accuracy']:.3f} (mean over {last['num_tasks']} tasks) "
+        f"{run.status}, test {what} {last[what]:.3f} (mean over {last['num_tasks']} tasks) "
         f"after {last['iteration']} iterations"
     )
 

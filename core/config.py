@@ -19,14 +19,14 @@ from core.methods import METHODS, adapted_layers
 from core.models import MODELS, check_widths
 from core.models.conv import MAX_DEPTH, Downsample, NormMode
 from core.models.layers import select
-from core.optimizers import MetaOptimizer, make_optimizer, required_options
+from core.optimizers import MetaOptimizer, make_optimizer, rule_options
 from core.tasks import DATASETS
 
-_TASK_FIELDS = (
+TASK_FIELDS = (
     "ways", "shots", "query_shots", "rotations", "normalize", "endless", "points", "input_scale", "same_points"
 )  # fmt: skip
 _MODEL_FIELDS = ("depth", "filters", "hidden", "bias", "init_scale", "norm_mode", "downsample")
-_RULE_FIELDS = {
+RULE_FIELDS = {
     "rule_depth": "depth", "rule_rank": "rank", "rule_bias": "bias", "unit_norm": "unit_norm", "adapt_xi": "adapts"
 }  # fmt: skip
 
@@ -84,7 +84,8 @@ class TrainConfig:
         tasks_per_iteration: tasks whose meta-gradients are averaged in one iteration.
         seed: seed of the initial weights and of the training tasks.
         lr_scope: what `adapt_lr` scales: "both" updates (released code) or that of "xi" (equations as printed).
-        ways, shots, query_shots: classes a task, support and query examples a class (image data sets).
+        ways, shots, query_shots: classes a task, support and query examples a class (image data sets); of sinusoid,
+            which has no classes, examples.
         rotations: whether rotated classes are new classes (image data sets).
         normalize: whether pixels are normalised by channel (cifar_fs).
         endless: sample new tasks for ever in place of the paper's fixed pools (image data sets).
@@ -183,7 +184,7 @@ class TrainConfig:
 
     def task_options(self) -> dict[str, Any]:
         """What `make_tasks` takes from here."""
-        return {name: getattr(self, name) for name in _TASK_FIELDS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in TASK_FIELDS if getattr(self, name) is not None}
 
     def model_options(self) -> dict[str, Any]:
         """What `make_model` takes from here."""
@@ -202,12 +203,17 @@ class TrainConfig:
         Raises:
             UserError: for an option that it does not have, or a missing one.
         """
-        own = {option: getattr(self, name) for name, option in _RULE_FIELDS.items() if getattr(self, name) is not None}
-        named = {option: name for name, option in _RULE_FIELDS.items()}
-        needed = required_options(METHODS[self.method].rule) - own.keys() - METHODS[self.method].options.keys()
-        if needed:
-            raise UserError(f"method {self.method!r} needs {', '.join(sorted(named[option] for option in needed))}")
-        return make_optimizer(METHODS[self.method].rule, **METHODS[self.method].options, **own)
+        rule, fixed = METHODS[self.method].rule, METHODS[self.method].options
+        options = rule_options(rule)
+        own = {name: option for name, option in RULE_FIELDS.items() if getattr(self, name) is not None}
+        # By the names of settings: `depth` here is that of the model.
+        known = [name for name, option in RULE_FIELDS.items() if option in options.keys() - fixed.keys()]
+        if refused := [name for name in own if name not in known]:
+            words = ", ".join(known) or "none"
+            raise UserError(f"method {self.method!r} has no option {', '.join(refused)}; it has {words}")
+        if missing := [name for name in known if options[RULE_FIELDS[name]] and name not in own]:
+            raise UserError(f"method {self.method!r} needs {', '.join(missing)}")
+        return make_optimizer(rule, **fixed, **{option: getattr(self, name) for name, option in own.items()})
 
     def adapted_of(self, names: Sequence[str]) -> tuple[str, ...] | None:
         """The parameters that adapt within a task, of a model's, called `names`, in their order; None for all.

@@ -15,6 +15,7 @@ from core.group import Group
 from core.runs import is_finished
 from core.side_by_side import is_curve_point
 from core.sources import shared_sources
+from core.states import read_state
 from core.tasks.base import SPLITS, TaskSource, concatenate
 
 # A first step of one task of one run tells which kind is slow. Those are timed so, and the rest is multiplied.
@@ -45,24 +46,32 @@ def estimate(
     device: str | torch.device | None = None,
     tasks_per_chunk: Chunk = None,
 ) -> Cost:
-    """What `core.meta_train_many` with the same arguments will take.
+    """What `core.meta_train_many` of these runs will take, not compiled, from where those that were stopped are.
 
     Data sets are read, or downloaded, here already, so that none is missed hours later.
 
     Raises:
-        UserError: for settings that do not fit together, or missing data.
+        UserError: for settings that do not fit together, missing data, or a damaged state of a stopped run.
     """
     where = checked_device(device)
     families: dict[TrainConfig, list[TrainConfig]] = defaultdict(list)
     for config in dict.fromkeys(configs):
         if not is_finished(Path(results) / "runs" / config.id):
             families[replace(config, seed=0)].append(config)
-    seconds = 0.0
+    seconds, num_left = 0.0, 0
     source_of = shared_sources(root, where)
     for family in families.values():
-        seconds += _seconds(family, [source_of(config) for config in family], where, tasks_per_chunk)
-    runs = [config for family in families.values() for config in family]
-    return Cost(len(runs), sum(config.iterations for config in runs), seconds / 3600)
+        whole = _seconds(family, [source_of(config) for config in family], where, tasks_per_chunk)
+        left = sum(config.iterations - _iterations_done(config, Path(results)) for config in family)
+        seconds += whole * left / max(sum(config.iterations for config in family), 1)
+        num_left += left
+    return Cost(sum(map(len, families.values())), num_left, seconds / 3600)
+
+
+def _iterations_done(config: TrainConfig, results: Path) -> int:
+    """Where a run that is not finished was when it was last saved."""
+    path = results / "runs" / config.id / "state.safetensors"
+    return int(read_state(path, config)[1]["iteration"]) if path.exists() else 0
 
 
 def duration(hours: float) -> str:

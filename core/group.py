@@ -24,9 +24,10 @@ from core.evaluation import EXPLODED, replica_evaluate
 from core.inner_loop import check_no_buffers
 from core.methods import METHODS
 from core.models import make_model
+from core.modules import OwnModel, fresh_module, warn_of_frozen
 from core.optimizers.base import check_tensors
 from core.outer_optimizer import OPTIMIZER_STATE, OuterOptimizer
-from core.own import OwnModel, check_own, fresh_module, warn_of_frozen
+from core.own import check_own
 from core.reptile import replica_reptile_gradient
 from core.runs import (
     FORMAT,
@@ -38,6 +39,7 @@ from core.runs import (
     modules_in_training,
     save_run,
     save_tensors,
+    start_digest,
 )
 from core.tasks.base import Episodes, TaskSource, concatenate
 from core.threads import iteration_gflop, suitable_threads, threads
@@ -103,6 +105,8 @@ class Group:
             raise UserError("reptile's step is a small difference of weights: leave inner_dtype out")
         self._compiled: dict[int, Callable[..., MetaGradient]] = {}  # by number of runs
         self.rule = config.make_rule()
+        if config.lr_scope == "xi" and not self.rule.adapts:
+            raise UserError(f"{config.method} does not adapt xi: with lr_scope 'xi', adapt_lr would scale nothing")
         self._own_model, self._own_tasks = own_model, own_tasks
         models = [self._fresh_model(c, source) for c, source in zip(configs, sources, strict=True)]
         self.model = models[0]
@@ -152,11 +156,16 @@ class Group:
 
     @property
     def progress(self) -> str:
-        """The last loss looked at and the end of the curve (accuracy on its last split, when), means over runs."""
-        accuracy = sum(curve[-1][3] for curve in self.curves) / len(self.curves)
+        """The last loss looked at and the end of the curve (on its last split, when), means over runs.
+
+        The end is an accuracy; of regression, which has none, a loss.
+        """
+        losses, accuracies = zip(*(curve[-1][2:4] for curve in self.curves), strict=True)
+        end, values = ("loss", losses) if math.isnan(accuracies[0]) else ("acc", accuracies)
+        value = sum(values) / len(values)
         loss = self.loss.mean().item()
         seen = "" if math.isnan(loss) else f"loss {loss:.3f} "  # on a GPU none was at first
-        return f"{seen}{self.curves[0][-1][1]} acc {accuracy:.3f} at {self.curve_end}"
+        return f"{seen}{self.curves[0][-1][1]} {end} {value:.3f} at {self.curve_end}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -360,9 +369,11 @@ class Group:
             "num_outputs": self.sources[i].num_outputs,
             "dataset_fingerprint": self.fingerprint,
         }
-        if self._own_model is not None:
+        blank = None if self._own_model is None else fresh_module(self._own_model, config.seed)
+        if blank is not None:
             info["modules_in_training"] = modules_in_training(self.model)
             info["module"] = self.module_digest
+            info["start"] = start_digest(blank)
         run = Run(
             config,
             {name: tensor[i].detach().clone() for name, tensor in self.theta.items()},
@@ -370,7 +381,7 @@ class Group:
             curve_table(self.curves[i]),
             status,
             info,
-            blank=None if self._own_model is None else fresh_module(self._own_model, config.seed),
+            blank=blank,
             source=self.sources[i] if self._own_tasks else None,
             buffers=self.buffers,
         )

@@ -31,6 +31,8 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+# As Arnold et al. describe alpha_maml: rates of single parameters, adapted within a task by equation 4. What its own
+# paper adapts, online along training, are scalar rates of the inner and the outer loop.
 _ARNOLD = "Arnold, Iqbal and Sha (2019)"
 
 METHODS: dict[str, Method] = {

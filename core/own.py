@@ -1,8 +1,9 @@
 """A user's own network, and a user's own tasks, as a run."""
 
 import hashlib
-import warnings
-from collections.abc import Callable, Mapping
+import inspect
+import json
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -12,27 +13,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from bounds import Refused
 from bounds.tensors import check_safetensors, check_torch
-from bounds.words import one_line
+from bounds.words import one_line, shown
 from core.adaptation import explained
-from core.config import OWN, TrainConfig, is_own
-from core.errors import UserError
+from core.config import OWN, RULE_FIELDS, TASK_FIELDS, TrainConfig, is_own
+from core.errors import UserError, unknown_name
 from core.forward import check_forward, without_dropout
 from core.inner_loop import LrScope
 from core.methods import METHODS
 from core.models.layers import Groups, layers_of, select
+from core.modules import OwnModel, check_module, fresh_module, not_random, reinitialised, warn_of_frozen
 from core.optimizers.base import check_tensors
 from core.runs import Run, buffers_of, curve_table, environment, module_digest, modules_in_training
-from core.seeds import seeded
 from core.tasks import DATASETS, as_tasks
 from core.tasks.base import Episodes, TaskSource, bytes_of
 from core.tasks.own import MakeEpisodes
 from core.version import code_version
 
-OwnModel = nn.Module | Callable[[int], nn.Module]
 OwnTasks = TaskSource | Episodes | Mapping[str, Episodes] | MakeEpisodes
 Weights = str | Path | Mapping[str, Tensor]
 
@@ -68,7 +67,8 @@ def run_from_module(
         adapt_lr: adaptation learning rate.
         weights: parameters and buffers in place of the module's: a state dict, or a file of one (`load_weights`).
         initial: those that its training began with, where they are known: `reset` and `similarity` compare with them.
-            By default a random network, by each layer's own `reset_parameters`.
+            By default a random network, by each layer's own `reset_parameters`; what no layer resets in this way, such
+            as a class token, keeps its value there, and they warn of it.
         layers: names for groups of parameters, `{"head": "fc.*"}`; by default what holds parameters at the top level.
         adapted: layers, parameters or globs of what adapts within a task; by default what the method says (the head of
             ANIL and BOIL is the last layer by the parameters' names, whatever `layers` says).
@@ -86,6 +86,11 @@ def run_from_module(
         UserError: for settings, names, shapes or files that do not fit together.
     """
     check_module(module)
+    if unknown := rule_options.keys() - RULE_FIELDS.keys():
+        *known, _ = inspect.signature(run_from_module).parameters
+        raise unknown_name("argument", min(unknown), [*known, *RULE_FIELDS])
+    if isinstance(adapted, str):
+        raise UserError(f"adapted must be a list of words, got {shown(adapted)}")
     copy = without_dropout(_with_weights(deepcopy(module), weights))
     warn_of_frozen(copy)
     blank = reinitialised(copy, seed) if initial is None else _with_weights(deepcopy(copy), initial)
@@ -115,8 +120,14 @@ def run_from_module(
         **(_options_of(source) if is_ours else {}),
         **rule_options,
     )
-    modes = [", ".join(modules_in_training(copy)), module_digest(copy)]
-    config = replace(config, own=_digest([theta, buffers_of(copy), dict(xi or {})], modes, source))
+    states = [theta, buffers_of(copy), dict(xi or {})]
+    words = [", ".join(modules_in_training(copy)), module_digest(copy)]
+    # What studies of it hang on beside; only where it is given, so that other runs keep their ids.
+    if initial is not None:
+        states.append(dict(blank.state_dict()))
+    if layers is not None:
+        words.append(json.dumps(list(layers_of(theta, layers).items())))
+    config = replace(config, own=_digest(states, words, source))
     rule = config.make_rule()
     xi = rule.init(theta) if xi is None else {key: tensor.detach().to(device) for key, tensor in xi.items()}
     rule.check(theta, xi)
@@ -127,15 +138,24 @@ def run_from_module(
         "num_outputs": source.num_outputs,
         "dataset_fingerprint": source.fingerprint(),
     }
+    if initial is None and (kept := not_random(copy)):
+        info["not_random"] = kept
     run = Run(config, theta, xi, curve_table(), "ok", info, blank=blank, source=source, buffers=buffers_of(copy))
     run.adapted  # noqa: B018  # a misspelt layer is told now
     return run if layers is None else run.with_layers(layers)
 
 
 def _options_of(source: TaskSource) -> dict[str, Any]:
-    """What tells tasks of one of our data sets from others of it, as far as a measurement may differ in it."""
-    names = ("ways", "shots", "points") if source.kind == "classification" else ("shots", "points")
-    return {name: value for name in names if (value := getattr(source, name, None))}
+    """The options of `make_tasks` that make these tasks of one of our data sets; sizes, and what is no default."""
+    accepted = inspect.signature(DATASETS[source.name]).parameters
+    options = {name: getattr(source, name) for name in TASK_FIELDS if name in accepted}
+    # These two depend on other options by default.
+    if options.get("query_shots") == options.get("shots"):
+        options.pop("query_shots", None)
+    if options.get("input_scale") == source.example_shape[0] ** -0.5:
+        options.pop("input_scale", None)
+    sizes = ("ways", "shots", "points")
+    return {name: value for name, value in options.items() if name in sizes or value != accepted[name].default}
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -171,58 +191,6 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if len(inside) != 1:
         raise UserError(f"{path} holds {len(inside)} state dicts, not one; load it yourself, and give the state dict")
     return dict(inside[0])
-
-
-def reinitialised(module: nn.Module, seed: int) -> nn.Module:
-    """A copy with random weights, by each layer's own `reset_parameters` under `seed`; layers without one stay.
-
-    The global generators are left as they were.
-    """
-    copy = deepcopy(module)
-    with seeded(seed, "initial weights"):
-        for part in copy.modules():
-            if callable(reset := getattr(part, "reset_parameters", None)):
-                reset()
-    return copy
-
-
-def fresh_module(model: OwnModel, seed: int) -> nn.Module:
-    """The module that training with `seed` begins with: a copy of the one given, or what the function makes.
-
-    Dropout is turned off in it.
-
-    Raises:
-        UserError: as `check_module`.
-    """
-    module = deepcopy(model) if isinstance(model, nn.Module) else model(seed)
-    check_module(module)
-    return without_dropout(module)
-
-
-def check_module(module: Any) -> None:
-    """See that it is a network whose parameters can adapt.
-
-    Raises:
-        UserError: if it is not.
-    """
-    if not isinstance(module, nn.Module):
-        raise UserError(f"a model of your own is an nn.Module, or a function of a seed that makes one, not {module!r}")
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, UninitializedParameter):
-            raise UserError(f"{name} has no shape yet: call the module once on an example")
-        if not parameter.is_floating_point():
-            raise UserError(f"{name} is of {parameter.dtype}: only parameters of floating-point numbers can adapt")
-
-
-def warn_of_frozen(module: nn.Module) -> None:
-    """Say that `requires_grad` decides nothing here, where someone seems to think so."""
-    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-    if 0 < len(frozen) < len(list(module.parameters())):
-        warnings.warn(
-            f"requires_grad is off for {frozen[0]} and {len(frozen) - 1} others, which adapt and are trained all the "
-            "same: what adapts is said by adapted=",
-            stacklevel=3,
-        )
 
 
 def check_own(module: nn.Module, source: TaskSource) -> None:

@@ -30,16 +30,16 @@ from bounds import Refused
 from bounds.parquet import read_table
 from bounds.tensors import check_safetensors
 from bounds.text import parse_json
-from bounds.words import one_line, shown, told
+from bounds.words import listed, one_line, shown, told
 from core.config import TrainConfig, is_own
 from core.device import checked_device
 from core.errors import UserError, unknown_name
 from core.evaluation import evaluate
 from core.files import read_json, write_atomically, write_json
-from core.forward import without_dropout
 from core.locks import LOCK
 from core.models import make_model
 from core.models.layers import Groups, layers_of
+from core.modules import OwnModel, fresh_module
 from core.optimizers import MetaOptimizer
 from core.optimizers.base import check_tensors
 from core.tasks import TaskSource, as_tasks, make_tasks
@@ -76,7 +76,9 @@ class Run:
             nor iterations that were lost when a process was killed. It is the time of all runs that were trained as
             one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
             not waited for. `processes` is how many shared the tasks of an iteration. Of a module of the user's own,
-            `module` is its `module_digest`; `convolutions_in_tf32` is there of GPUs.
+            `module` is its `module_digest`, and `start` the `start_digest`; `not_random` names parameters that
+            `blank` has from the trained network, where it should be a random one. `convolutions_in_tf32` is there of
+            GPUs.
         path: its folder, None if it was not saved.
         root: folder of the data set's files, where `tasks` looks for them; None: as `make_tasks`. It is not saved.
         blank: a module of the user's own as training began with it, or of a loaded run the one that was given; None
@@ -140,12 +142,27 @@ class Run:
     @cached_property
     def model(self) -> nn.Module:
         """The module for one task, with `theta` loaded."""
-        model = self.blank_model()
+        model = self._blank()
         model.load_state_dict({**self.theta, **self.buffers}, strict=self.blank is None)  # tied weights have two names
         return model.to(next(iter(self.theta.values())).device)
 
     def blank_model(self) -> nn.Module:
-        """The module for one task as training began with it."""
+        """The module for one task as training began with it; warns if what is there of the user's own is not that."""
+        if self.blank is not None and self.info.get("start") not in (None, start_digest(self.blank)):
+            warnings.warn(
+                f"training of {self.id} began with other weights than the model= that it was loaded with has, and the "
+                "latter are compared with: load it with the module, or function of a seed, that it was trained from",
+                stacklevel=3,
+            )
+        if kept := self.info.get("not_random"):
+            warnings.warn(
+                f"the random network that is compared with has the trained {listed(kept)}, as no layer has a "
+                "reset_parameters() for them: initial= is the better comparison",
+                stacklevel=3,
+            )
+        return self._blank()
+
+    def _blank(self) -> nn.Module:
         if self.blank is not None:
             return deepcopy(self.blank)
         # The shape is stored with the run, so that a model loads where its data set is not at hand.
@@ -161,12 +178,14 @@ class Run:
             changes: options that differ from the run's, such as `same_points=False`.
 
         Raises:
-            UserError: for an option that the data set does not have, or files that are not found.
+            UserError: for an option that the data set does not have, any of tasks that were given as they are, or files
+                that are not found.
         """
         device = next(iter(self.theta.values())).device
         if self.source is not None:
             if changes:
-                raise UserError(f"tasks of your own have no option {', '.join(changes)}")
+                words = ", ".join(changes)
+                raise UserError(f"the tasks of {self.id} were given as they are: {words} cannot be changed")
             return self.source.with_seed(self.config.seed if seed is None else seed)
         if is_own(self.config.dataset):
             raise UserError(f"the tasks of {self.id} are your own: load the run with tasks=")
@@ -259,6 +278,11 @@ def module_digest(module: nn.Module) -> str:
     others = {name: tensor for name, tensor in module.named_buffers() if name not in saved}
     words = re.sub(r" at 0x[0-9a-f]+", "", repr(module))  # of functions: where they lie is another place each time
     return _digest(words, {name: tensor.cpu() for name, tensor in others.items()})
+
+
+def start_digest(module: nn.Module) -> str:
+    """Digest of the weights that training begins with."""
+    return _digest("", {name: parameter.detach().cpu() for name, parameter in module.named_parameters()})
 
 
 def is_other_module(folder: Path, module: nn.Module) -> bool:
@@ -415,8 +439,8 @@ def check_format(path: Path, found: Any) -> None:
     """
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
-        told = f"this version of adaptlens reads format {FORMAT}{', and a newer one wrote the file' if newer else ''}"
-        raise UserError(f"{path} has format {shown(found)}; {told}")
+        words = f"this version of adaptlens reads format {FORMAT}{', and a newer one wrote the file' if newer else ''}"
+        raise UserError(f"{path} has format {shown(found)}; {words}")
 
 
 def is_finished(folder: Path) -> bool:
@@ -429,7 +453,7 @@ def load_run(
     *,
     device: str | torch.device = "cpu",
     root: str | Path | None = None,
-    model: nn.Module | None = None,
+    model: OwnModel | None = None,
     tasks: Any = None,
 ) -> Run:
     """A saved run, ready to adapt.
@@ -438,8 +462,9 @@ def load_run(
         path: its folder, such as results/runs/<id>.
         device: where its tensors go.
         root: folder of the data set's files, needed for its tasks only.
-        model: for a run of a module of your own, a module of its architecture. Parameters, buffers and modes are those
-            of the run; `blank_model`, which `reset` and `similarity` compare with, has this one's parameters.
+        model: for a run of a module of your own, a module of its architecture, or the function of a seed that made it.
+            Parameters, buffers and modes are those of the run; `blank_model`, which `reset` and `similarity` compare
+            with, has this one's parameters.
         tasks: for a run on tasks of your own, those tasks, as `core.tasks.as_tasks` takes them; needed for its tasks
             only.
 
@@ -456,7 +481,8 @@ def load_run(
             f"{folder} is a run of a module of your own, {config.model!r}: pass it as model=, in Python (load_run)"
         )
     status, info, curve = read_summary(folder, config)
-    tensors, metadata = load_tensors(folder / "weights.safetensors", checked_device(device))
+    where = checked_device(device)
+    tensors, metadata = load_tensors(folder / "weights.safetensors", where)
     check_format(folder / "weights.safetensors", metadata.get("format"))
     if metadata.get("id") != config.id:
         raise UserError(f"{folder / 'weights.safetensors'} is of run {shown(metadata.get('id'))}, not of {config.id}")
@@ -469,30 +495,30 @@ def load_run(
             raise UserError(f"{folder / 'weights.safetensors'} has {shown(name)} of {tensor.dtype}, which cannot adapt")
         parts[kind][rest] = tensor
     shape = TaskShape(tuple(info["example_shape"]), info["num_outputs"])
-    expected = _expected_sizes(config, shape, parts, folder / "weights.safetensors", model)
+    module = None if model is None else fresh_module(model, config.seed)
+    expected = _expected_sizes(config, shape, parts, folder / "weights.safetensors", module)
     # The file has them by name. In the model's order the last layer is the last, and a seed's noise that of the run
     # before it was saved.
     theta = {name: parts["theta"][name] for name in expected}
-    if model is not None:
-        sizes = {name: buffer.shape for name, buffer in buffers_of(model).items()}
+    if module is not None:
+        sizes = {name: buffer.shape for name, buffer in buffers_of(module).items()}
         check_tensors(f"{folder / 'weights.safetensors'}: buffers", parts["buffer"], sizes, f"model {config.model!r}")
-    source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=device)
+    source = None if tasks is None else as_tasks(tasks, seed=config.seed, device=where)
     if source is not None and source.fingerprint() != info.get("dataset_fingerprint"):
         raise UserError(f"tasks= are not those of {folder}; for others, there is run.evaluate(episodes)")
-    if model is not None:
-        model = without_dropout(deepcopy(model))
+    if module is not None:
         in_training = info.get("modules_in_training")
         if not isinstance(in_training, list | None):
             raise UserError(f"{folder / 'run.json'} does not list its modules_in_training")
-        for name, part in model.named_modules():
+        for name, part in module.named_modules():
             part.training = part.training if in_training is None else name in in_training
-        if info.get("module") not in (None, module_digest(model)):
+        if info.get("module") not in (None, module_digest(module)):
             warnings.warn(
                 f"model= is not printed as the module of {folder} was: it may compute something else with the same "
                 "weights, such as by another activation",
                 stacklevel=2,
             )
-    run = Run(config, theta, parts["xi"], curve, status, info, folder, root, model, source, parts["buffer"])
+    run = Run(config, theta, parts["xi"], curve, status, info, folder, root, module, source, parts["buffer"])
     try:
         run.rule.check(run.theta, run.xi)
     except UserError as error:
@@ -630,7 +656,7 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
         One row per folder, sorted by id: `id`, `status` ("ok", "diverged at iteration <i>", "unfinished", or
         "unreadable: why"), `path`, and the main settings of the configuration.
     """
-    shown = ("dataset", "model", "depth", "method", "seed", "iterations", "steps", "adapt_lr", "meta_lr")
+    settings = ("dataset", "model", "depth", "method", "seed", "iterations", "steps", "adapt_lr", "meta_lr")
     rows = []
     root = Path(results) / "runs"
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
@@ -639,7 +665,7 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
         row: dict[str, Any] = {"id": folder.name, "status": "unfinished", "path": os.fspath(folder)}
         try:
             config = read_config(folder)
-            row |= {name: getattr(config, name) for name in shown}
+            row |= {name: getattr(config, name) for name in settings}
             if is_finished(folder):
                 row["status"] = str(_checked_format(folder / "run.json")["status"])
         except UserError as error:
@@ -649,4 +675,4 @@ def list_runs(results: str | Path = "results") -> pd.DataFrame:
         rows.append(row)
     # Whole numbers stay whole where a run lacks one.
     whole = dict.fromkeys(("depth", "seed", "iterations", "steps"), "Int64")
-    return pd.DataFrame(rows, columns=["id", "status", "path", *shown]).astype(whole)
+    return pd.DataFrame(rows, columns=["id", "status", "path", *settings]).astype(whole)

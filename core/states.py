@@ -27,6 +27,7 @@ class Saved:
         taken: those that another process is at.
         beside_taken: those that differ from one of them in the seed alone, and so are left out with it.
         states: of others, where they were when they were saved.
+        damaged: of those whose state cannot be read, why. The other seeds of their settings are trained without them.
     """
 
     asked: list[str]
@@ -34,6 +35,7 @@ class Saved:
     taken: set[str]
     beside_taken: set[str]
     states: dict[str, tuple[dict[str, Tensor], dict[str, Any]]]
+    damaged: dict[str, str]
 
 
 def find_saved(configs: Sequence[TrainConfig], results: Path | None, claims: ExitStack) -> Saved:
@@ -43,9 +45,9 @@ def find_saved(configs: Sequence[TrainConfig], results: Path | None, claims: Exi
     is decided by what was asked for and what is saved, not by what another process is at.
 
     Raises:
-        UserError: as `read_state`, or if a run's folder cannot be written.
+        UserError: if a run's folder cannot be written.
     """
-    found = Saved([config.id for config in configs], set(), set(), set(), {})
+    found = Saved([config.id for config in configs], set(), set(), set(), {}, {})
     if results is None:
         return found
     families: dict[TrainConfig, list[TrainConfig]] = defaultdict(list)
@@ -68,7 +70,10 @@ def find_saved(configs: Sequence[TrainConfig], results: Path | None, claims: Exi
                 if is_finished(folder):
                     found.finished.add(config.id)
                 elif (folder / "state.safetensors").exists():
-                    found.states[config.id] = read_state(folder / "state.safetensors", config)
+                    try:
+                        found.states[config.id] = read_state(folder / "state.safetensors", config)
+                    except UserError as error:
+                        found.damaged[config.id] = str(error)
             ids = {config.id for config in family} - found.finished
             if ids & found.taken:
                 found.beside_taken.update(ids - found.taken)

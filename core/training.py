@@ -20,7 +20,8 @@ from core.device import checked_device
 from core.distributed import Alone, join, own_device
 from core.errors import UserError
 from core.group import OTHER_MODULE, Group
-from core.own import OwnModel, OwnTasks, fresh_module, identified
+from core.modules import OwnModel, fresh_module
+from core.own import OwnTasks, identified
 from core.runs import Run, check_sizes, is_finished, is_other_module, load_run, write_config
 from core.side_by_side import check_out_of_memory, train_side_by_side, without_memory
 from core.sources import shared_sources
@@ -140,8 +141,9 @@ def meta_train_many(
     with ExitStack() as claims:
         saved = team.from_first(lambda: find_saved(configs, base, claims))
         _check_team(team, configs, saved)
+        left_out += saved.damaged.values()
         left = saved.taken | saved.beside_taken
-        unfinished = [c for c in dict.fromkeys(configs) if c.id not in saved.finished | left]
+        unfinished = [c for c in dict.fromkeys(configs) if c.id not in saved.finished | left | saved.damaged.keys()]
         for config in [c for c in dict.fromkeys(configs) if c.id in saved.finished]:
             try:
                 done[config.id] = load(config)

@@ -23,18 +23,17 @@ def make_optimizer(name: str, **options: object) -> MetaOptimizer:
     """
     if name not in OPTIMIZERS:
         raise unknown_name("meta-optimizer", name, OPTIMIZERS)
-    rule = OPTIMIZERS[name]
-    accepted = inspect.signature(rule).parameters if rule.__init__ is not object.__init__ else {}
-    if refused := sorted(options.keys() - accepted.keys()):
-        known = ", ".join(accepted) or "none"
-        raise UserError(f"meta-optimizer {name!r} has no option {', '.join(refused)}; it has: {known}")
-    if missing := sorted(required_options(name) - options.keys()):
+    known = rule_options(name)
+    if refused := sorted(options.keys() - known.keys()):
+        words = ", ".join(known) or "none"
+        raise UserError(f"meta-optimizer {name!r} has no option {', '.join(refused)}; it has: {words}")
+    if missing := sorted(key for key, needed in known.items() if needed and key not in options):
         raise UserError(f"meta-optimizer {name!r} needs {', '.join(missing)}")
-    return rule(**options)
+    return OPTIMIZERS[name](**options)
 
 
-def required_options(name: str) -> set[str]:
-    """The options without which the meta-optimizer called `name` cannot be made."""
+def rule_options(name: str) -> dict[str, bool]:
+    """The options of the meta-optimizer called `name`, each with whether it cannot be made without."""
     rule = OPTIMIZERS[name]
     accepted = inspect.signature(rule).parameters if rule.__init__ is not object.__init__ else {}
-    return {key for key, parameter in accepted.items() if parameter.default is parameter.empty}
+    return {key: parameter.default is parameter.empty for key, parameter in accepted.items()}

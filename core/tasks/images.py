@@ -68,6 +68,8 @@ class ImageTasks(TaskSource):
     Attributes:
         class_names: for each split the names of its classes, rotated ones included, in the order of the images.
         query_shots: query examples a class.
+        normalize: whether mean and std are used.
+        endless: whether tasks are drawn afresh for ever.
 
     Raises:
         UserError: where the images have fewer classes or samples than a task needs, splits share a class by name or by
@@ -107,10 +109,12 @@ class ImageTasks(TaskSource):
         for mapping in (images, pool_sizes, class_names):
             _check_splits(mapping)
         self.pool_sizes = None if pool_sizes is None else dict(pool_sizes)
+        self.endless = pool_sizes is None
         if self.pool_sizes is not None and min(self.pool_sizes.values()) < 1:
             raise UserError(f"every pool needs at least 1 task, got {self.pool_sizes}")
         self._check_images(images)
         self._normalisation = self._check_normalisation(mean, std)
+        self.normalize = self._normalisation is not None
         names = class_names or {split: [f"{split}/{i}" for i in range(len(images[split]))] for split in SPLITS}
         _check_names(images, names)
         _check_classes(images, names)

@@ -1,5 +1,6 @@
 """What an experiment is said to cost."""
 
+import signal
 import time
 
 import pytest
@@ -8,6 +9,9 @@ from core.__main__ import main
 from core.config import TrainConfig
 from core.costs import estimate
 from core.errors import UserError
+from core.group import Group
+from core.runs import load_tensors
+from core.side_by_side import Interrupted
 from core.training import meta_train_many
 
 
@@ -28,6 +32,22 @@ def test_runs_and_iterations_are_counted_once_and_finished_ones_are_not(tmp_path
     meta_train_many(configs[:2], results=tmp_path, progress=False)
     cost = estimate(configs, results=tmp_path)
     assert (cost.runs, cost.iterations) == (1, 7)
+
+
+def test_of_a_stopped_run_the_rest_is_counted(tmp_path, monkeypatch):
+    def stop(group, episodes):
+        if group.iteration == 40:
+            signal.raise_signal(signal.SIGINT)
+        step(group, episodes)
+
+    step = Group.step
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "step", stop)
+        with pytest.raises(Interrupted):
+            meta_train_many([config()], results=tmp_path, progress=False)
+    left = estimate([config()], results=tmp_path)
+    assert (left.runs, left.iterations) == (1, 50 - load_tensors(next(tmp_path.rglob("state.*")))[1]["iteration"])
+    assert 0 < left.iterations < 11
 
 
 def test_nothing_is_trained_or_written(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,16 @@ def test_train_list_show_resume(tmp_path, capsys):
     for named in ([str(folder)], [folder.name, "--results", str(tmp_path)]):
         assert main(["resume", *named, "--device", "cpu", "--quiet"]) == 0
         assert "is finished already" in capsys.readouterr().out
+
+
+def test_a_regression_says_its_loss(tmp_path, capsys):
+    changed = {"synthetic": "sinusoid", "--points": "--shots"}
+    command = [changed.get(word, word) for word in TRAIN if word != "--quiet"]
+    assert main([*command, "--results", str(tmp_path)]) == 0
+    out, progress = capsys.readouterr()
+    assert re.search(r"ok, test loss \d+\.\d{3} \(mean over 2 tasks\) after 3 iterations", out)
+    assert re.search(r"test loss \d+\.\d{3} at 3", progress)
+    assert "nan" not in out + progress
 
 
 def test_who_reads_the_beginning_alone_sees_no_traceback(tmp_path):

@@ -23,7 +23,7 @@ from core import (
 )
 from core.errors import UserError
 from core.models.conv import CNN
-from core.own import reinitialised
+from core.modules import not_random, reinitialised
 from core.runs import module_digest
 from core.tasks import TaskSource, as_tasks, own
 from tests.core.own_modules import WithEverything, by_hand, episodes
@@ -162,8 +162,9 @@ def test_the_id_tells_weights_tasks_and_settings_apart(module):
     ids = [
         run(module, part), run(WithEverything(), part), run(module, episodes(seed=1, dtype=torch.float32)),
         run(module, part, name="net"), run(module, part, adapted=("head",)),
+        run(module, part, layers={"body": ["encode", "norm"]}), run(module, part, initial=module.state_dict()),
     ]  # fmt: skip
-    assert len(set(ids)) == 5
+    assert len(set(ids)) == 7
     assert run(module, part) == ids[0]
     assert ids[0].startswith("own.tasks-own.WithEverything-maml-s0-")
 
@@ -176,6 +177,26 @@ def test_tasks_of_ours_keep_their_name_and_settings():
     assert (run.config.dataset, run.config.ways, run.config.shots) == ("glyphs", 3, 2)
     assert run.rule.name == "kfc"
     assert "1.weight.L1" in run.xi
+    assert run.config.task_options() == {"ways": 3, "shots": 2}, "all else is the default"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options"),
+    [
+        ("synthetic", {"points": 20, "input_scale": 1.0, "same_points": False}),
+        ("glyphs", {"ways": 3, "shots": 2, "query_shots": 4, "rotations": True, "endless": True}),
+        ("sinusoid", {"shots": 3, "query_shots": 5}),
+    ],
+)
+def test_a_run_on_tasks_of_ours_says_how_they_are_made(dataset, options):
+    tasks = make_tasks(dataset, **options)
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(tasks.num_outputs))
+    network(torch.zeros(1, *tasks.example_shape))
+    run = run_from_module(network, tasks, steps=1, adapt_lr=0.1)
+    assert run.config.task_options() == options
+    assert make_tasks(dataset, **run.config.task_options()).fingerprint() == tasks.fingerprint()
+    with pytest.raises(UserError, match=f"the tasks of {run.id} were given as they are: shots cannot be changed"):
+        run.tasks(shots=1)
 
 
 def test_the_untrained_network_is_random_and_the_same_for_a_seed(module):
@@ -188,6 +209,31 @@ def test_the_untrained_network_is_random_and_the_same_for_a_seed(module):
     initial = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
     run = run_from_module(module, episodes(dtype=torch.float32), steps=1, adapt_lr=0.3, initial=initial)
     assert not run.blank_model().encode.weight.any()
+
+
+def test_what_no_layer_resets_is_told_where_a_random_network_is_asked_for():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.ones(1, 1, 4))
+            self.attn = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = torch.cat([self.token.expand(len(x), -1, -1), x.unflatten(1, (-1, 2)).repeat(1, 1, 2)], 1)
+            return self.head(self.attn(x, x, x, need_weights=False)[0][:, 0])
+
+    network = Attends()
+    assert not_random(network) == ["token"]
+    assert not torch.equal(reinitialised(network, 0).attn.in_proj_weight, network.attn.in_proj_weight)
+    part = episodes(dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = run_from_module(network, part, steps=1, adapt_lr=0.1)
+        run.evaluate(part)
+        run_from_module(network, part, steps=1, adapt_lr=0.1, initial=network.state_dict()).blank_model()
+    with pytest.warns(UserWarning, match="has the trained token, as no layer has a reset_parameters"):
+        run.blank_model()
 
 
 def test_training_learns_and_starts_with_the_modules_weights(tiny_config):
@@ -269,7 +315,8 @@ def test_seeds_are_trained_together_from_a_function_of_the_seed(tiny_config):
         ({}, {}, "model 'own:mlp' is your own: pass it as model="),
         ({"model": "lr"}, {"model": nn.Linear(1, 1)}, "model= is given, but the configuration's model is 'lr'"),
         ({}, {"model": nn.Linear(1, 1), "tasks": episodes()}, "tasks= is given, but .* dataset is 'sinusoid'"),
-        ({}, {"model": lambda seed: 3}, "an nn.Module, or a function of a seed that makes one, not 3"),
+        ({}, {"model": lambda seed: 3}, "a model of your own must be an nn.Module, not 3"),
+        ({}, {"model": nn.Linear}, "model= must be an nn.Module, or a function of a seed that makes one, not <class"),
         ({"own": "0123"}, {"model": nn.Linear(1, 1)}, "began with another module, other weights or other tasks"),
         ({"depth": 3}, {"model": nn.Linear(1, 1)}, "model 'own:mlp' is your own: leave out depth"),
         ({"model": "own:a b"}, {}, r"unknown model 'own:a b'; known: cnn, linnet, lr, own:<name>"),
@@ -283,6 +330,24 @@ def test_what_does_not_fit_together_is_told(tiny_config, changes, given, message
 
     with pytest.raises(UserError, match=message):
         train()
+
+
+def test_a_loaded_run_says_if_its_start_is_another(tiny_config, tmp_path):
+    def make(seed):
+        torch.manual_seed(seed)
+        return mlp()
+
+    run = meta_train(sinusoid_config(tiny_config, seed=3), model=make, results=tmp_path, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start = dict(run.blank_model().named_parameters())
+        loaded = load_run(run.path, model=make)
+        for name, parameter in loaded.blank_model().named_parameters():
+            assert torch.equal(parameter, start[name]), name
+        other = load_run(run.path, model=make(0))
+        assert torch.equal(other.model[0].weight, run.theta["0.weight"])
+    with pytest.warns(UserWarning, match=rf"training of {run.id} began with other weights than the model= that it was"):
+        other.blank_model()
 
 
 def test_loading_says_what_is_missing(tiny_config, tmp_path):
@@ -422,7 +487,7 @@ def test_a_loaded_run_has_the_modes_that_it_was_trained_in(tiny_config, tmp_path
 def test_requires_grad_decides_nothing_and_that_is_said():
     module = Small()
     module.first.requires_grad_(False)
-    with pytest.warns(UserWarning, match="requires_grad is off for first.weight and 1 others, which adapt"):
+    with pytest.warns(UserWarning, match="requires_grad is off for first.weight, first.bias: they adapt and"):
         run_from_module(module, episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
 
 
@@ -434,7 +499,7 @@ def test_a_run_is_shown_in_a_line():
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (nn.Linear, "a model of your own is an nn.Module, or a function of a seed that makes one, not <class"),
+        (nn.Linear, "a model of your own must be an nn.Module, not <class"),
         (nn.LazyLinear(3), "weight has no shape yet: call the module once on an example"),
         (nn.Linear(6, 3, dtype=torch.complex64), "weight is of torch.complex64: only parameters of floating-point"),
         (nn.Linear(7, 3), r"Linear, with parameters of type float32, does not take support examples of shape \(6,\)"),
@@ -445,6 +510,14 @@ def test_a_network_that_does_not_fit_is_told_of_in_a_sentence(network, message):
     with pytest.raises(UserError, match=message) as caught:
         run_from_module(network, episodes(dtype=torch.float32), steps=1, adapt_lr=0.1)
     assert "\n" not in str(caught.value)
+
+
+def test_an_argument_that_there_is_not_is_told():
+    for name, value in (("weigths", {}), ("iterations", 5)):
+        with pytest.raises(UserError, match=rf"unknown argument '{name}'; known: adapt_lr, .*rule_depth, .*weights"):
+            run_from_module(nn.Linear(6, 3), episodes(dtype=torch.float32), steps=1, adapt_lr=0.1, **{name: value})
+    with pytest.raises(UserError, match="adapted must be a list of words, got 'head'"):
+        run_from_module(nn.Linear(6, 3), episodes(), steps=1, adapt_lr=0.1, adapted="head", layers={"head": "weight"})
 
 
 def empty_query(part):

@@ -379,6 +379,23 @@ def test_an_incomplete_state_is_told_in_one_sentence(tiny_config, tmp_path, monk
     assert str(tmp_path / "runs" / tiny_config().id / "state.safetensors") in str(caught.value)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"points": 9}], ids=["another seed", "another setting"])
+def test_a_damaged_state_does_not_stop_the_others(tiny_config, tmp_path, monkeypatch, change):
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        meta_train(tiny_config(), results=tmp_path, **QUIET)
+    monkeypatch.undo()
+    path = tmp_path / "runs" / tiny_config().id / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"state.safetensors is damaged.*; delete it to start again; the other runs"):
+        meta_train_many([tiny_config(), tiny_config(**change)], results=tmp_path, **QUIET)
+    assert is_finished(tmp_path / "runs" / tiny_config(**change).id)
+    path.unlink()
+    assert_same_run(
+        meta_train(tiny_config(), results=tmp_path, **QUIET), meta_train(tiny_config(), results=None, **QUIET)
+    )
+
+
 @pytest.mark.parametrize("meta_optimizer", sorted(OPTIMIZER_STATE))
 @pytest.mark.parametrize("steps", [1, 3])
 def test_every_optimizer_resumes(tiny_config, tmp_path, monkeypatch, steps_made, meta_optimizer, steps):
@@ -452,8 +469,12 @@ def test_tensorboard_files_are_written_on_request(tiny_config, tmp_path):
 def test_options_that_do_not_fit_are_refused_before_training(tiny_config, tmp_path):
     with pytest.raises(UserError, match="data set 'synthetic' has no option ways"):
         meta_train(tiny_config(ways=5), results=tmp_path, **QUIET)
-    with pytest.raises(UserError, match="meta-optimizer 'klin' has no option depth"):
+    with pytest.raises(UserError, match="method 'klin' has no option rule_depth; it has rule_bias, adapt_xi"):
         meta_train(tiny_config(rule_depth=2), results=tmp_path, **QUIET)
+    with pytest.raises(UserError, match="method 'maml' has no option rule_depth, adapt_xi; it has none"):
+        meta_train(tiny_config(method="maml", rule_depth=2, adapt_xi=True), results=tmp_path, **QUIET)
+    with pytest.raises(UserError, match="maml does not adapt xi: with lr_scope 'xi', adapt_lr would scale nothing"):
+        meta_train(tiny_config(method="maml", lr_scope="xi"), results=tmp_path, **QUIET)
     for option in ("compile", "rematerialise"):
         with pytest.raises(UserError, match=f"{option} must be True or False, got 'no'"):
             meta_train(tiny_config(), results=tmp_path, **{option: "no"}, **QUIET)
