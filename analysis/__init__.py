@@ -32,6 +32,7 @@ _HOME = {
     "sign_of_update": "analysis.changes",
     "swap": "analysis.changes",
     "task_interval": "analysis.statistics",
+    "task_intervals": "analysis.statistics",
     "top_of_update": "analysis.changes",
     "write_table": "analysis.store",
 }

@@ -137,7 +137,8 @@ def top_of_update(*layers: str, share: float) -> Intervention:
     def top(update: Tensor) -> Tensor:
         flat = update.reshape(len(update), -1)
         size = flat.abs()
-        smallest = size.topk(math.ceil(share * size.shape[1]), dim=1).values[:, -1:]
+        count = max(1, math.ceil(share * size.shape[1] - 1e-9))  # 0.07 of 100 is 7, though the product is above it
+        smallest = size.topk(count, dim=1).values[:, -1:]
         return torch.where(size >= smallest, flat, 0).view_as(update)
 
     return modify(*layers, function=top, when="update")

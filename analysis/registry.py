@@ -357,7 +357,9 @@ def carry_out(
         wall_seconds=seconds,
         command=command,
     )
-    return write_table(results, study, table_id(study, run, seed=seed), frame, {**origin, "run_status": run.status})
+    if chosen.of_tasks is None:  # else the run is one of many that have such tasks
+        origin["run_status"] = run.status
+    return write_table(results, study, table_id(study, run, seed=seed), frame, origin)
 
 
 def _carry_out_standalone(

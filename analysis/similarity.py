@@ -55,10 +55,13 @@ def similarity(
         says so, and the value is NaN; for a task that diverged, and a run that did, the status is "diverged".
 
     Raises:
-        StudyError: for more test tasks than there are, or another network that lacks a layer of this one.
+        StudyError: for more test tasks than there are, or another network that lacks a layer of this one or has the
+            name of a comparison that there is in any case.
         UserError: for a data set whose files are not found.
     """
     others = dict(others or {})
+    if taken := sorted({"adapted", "untrained"} & others.keys()):
+        raise StudyError(f"another network cannot be called {', '.join(taken)}: there is such a comparison in any case")
     for name, other in others.items():
         if missing := [layer for layer in run.layers if layer not in other.layers]:
             raise StudyError(f"{name} has no layer {', '.join(missing)}; it has {', '.join(other.layers)}")

@@ -211,7 +211,10 @@ def task_intervals(
     if (met["size"] != met["runs"]).any():
         raise StudyError("the runs did not meet the same tasks, so they cannot be averaged task by task")
     by_cell = met["mean"].groupby(level=list(range(len(cell))), observed=True, sort=False)
-    samples = {name if isinstance(name, tuple) else (name,): part.to_numpy(np.float64) for name, part in by_cell}
+    # Tasks in their order, whatever that of the rows is: a resample is of positions.
+    samples = {
+        name if isinstance(name, tuple) else (name,): part.sort_index().to_numpy(np.float64) for name, part in by_cell
+    }
     found: dict[tuple[Any, ...], Interval] = {}
     for n in {len(values) for values in samples.values()}:
         names = [name for name, values in samples.items() if len(values) == n]
@@ -254,7 +257,7 @@ def _means_interval(values: np.ndarray, level: float, seed: int, num_resamples: 
 
 @lru_cache(maxsize=8)
 def _resamples(n: int, seed: int, num_resamples: int) -> tuple[np.ndarray, ...]:
-    """How often each of n rows is in each resample, (resamples, n) in parts that bound the memory.
+    """How often each of n rows is in each resample, (resamples, n) in parts, which bound the memory of drawing them.
 
     Kept, as a figure asks for the same ones again and again: they hang on nothing but these numbers.
     """

@@ -129,6 +129,11 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     return _read_arrow(Path(path))[1]
 
 
+def table_paths(results: str | Path, study: str) -> list[Path]:
+    """The files of a study's tables, in order of their names; hidden ones are not ours."""
+    return sorted(path for path in (Path(results) / study).glob("*.parquet") if not path.name.startswith("."))
+
+
 def read_study(results: str | Path, study: str) -> pd.DataFrame:
     """All tables of `study` below one another, in order of their names.
 
@@ -140,7 +145,7 @@ def read_study(results: str | Path, study: str) -> pd.DataFrame:
         StudyError: for an unknown study, if there is no table, or if one is damaged or a copy of another.
     """
     schema_of(study)
-    paths = sorted(path for path in (Path(results) / study).glob("*.parquet") if not path.name.startswith("."))
+    paths = table_paths(results, study)
     if not paths:
         raise StudyError(
             f"no table of study {study!r} in {Path(results) / study}; make it with: "

@@ -27,7 +27,7 @@ def draw_test_tasks(source: TaskSource, num_tasks: int) -> Episodes:
 
 
 def check_num_tasks(source: TaskSource, num_tasks: int) -> None:
-    """Whether `source` has as many test tasks.
+    """See that `source` has as many test tasks.
 
     Raises:
         StudyError: if not, or for fewer than one task.

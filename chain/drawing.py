@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -12,6 +13,7 @@ import analysis
 import figures
 from analysis.errors import StudyError, unknown_name
 from analysis.files import read_json, write_atomically
+from analysis.store import table_paths
 from chain.digests import digest_of
 from chain.lists import BEYOND, FIGURES
 
@@ -32,12 +34,7 @@ def tables_there(results: Path | str, figure: str) -> tuple[tuple[str, str], ...
     """
     if figure not in _ALL:
         raise unknown_name("figure", figure, _ALL)
-    return tuple(
-        (study, path.stem)
-        for study in _ALL[figure].studies
-        for path in sorted((Path(results) / study).glob("*.parquet"))
-        if not path.name.startswith(".")
-    )
+    return tuple((study, path.stem) for study in _ALL[figure].studies for path in table_paths(results, study))
 
 
 def is_drawn(results: Path | str, figure: str, tables: Tables) -> bool:
@@ -84,7 +81,10 @@ def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
             link = Path(only) / study / path.name
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(path.resolve())
-        written = make(figure, Path(only), root / "figures", ("png",))
+        try:
+            written = make(figure, Path(only), root / "figures", ("png",))
+        except StudyError as error:  # of files where they really are
+            raise type(error)(str(error).replace(only, os.fspath(root))) from error
     write_record(root, figure, tables, written, digests)
     return written
 

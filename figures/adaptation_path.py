@@ -62,7 +62,7 @@ def from_table(table: pd.DataFrame) -> Trace:
         FigureError: for a missing column, or a table of several networks.
     """
     networks.check(table, NEEDED, STUDY)
-    good, lost = networks.measured(table, ["task"])
+    good, lost = networks.measured(table)
     scale = good["probe"].isin(PERCENT).map({True: 100.0, False: 1.0})
     cell = ["probe", "layer", "step"]
     cells = task_intervals(networks.complete(good.assign(value=good["value"] * scale), cell), cell, "value")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from analysis.store import table_paths
 from figures import style
 from figures.data import Where, check_columns, read_named
 from figures.errors import MissingTable
@@ -94,7 +95,7 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
         MissingTable: if nothing was measured.
         FigureError, StudyError: for a missing column, or tables that cannot be read.
     """
-    if not _exists(results, STUDY):
+    if not table_paths(results, STUDY):
         raise MissingTable(f"no table in {Path(results) / STUDY}; make it with: make bench")
     frame = read_named(results, STUDY)
     check_columns(frame, NEEDED, STUDY)
@@ -122,13 +123,9 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Speedu
     return found
 
 
-def _exists(results: str | Path, study: str) -> bool:
-    return any(not path.name.startswith(".") for path in (Path(results) / study).glob("*.parquet"))
-
-
 def _overhead(results: str | Path) -> tuple[dict[tuple[str, str], float], tuple[str, ...]]:
     """The parts of the outer loop added up, by workload and engine, and their tables; none where not measured."""
-    if not _exists(results, OVERHEAD):
+    if not table_paths(results, OVERHEAD):
         return {}, ()
     frame = read_named(results, OVERHEAD)
     groups = frame.groupby(["workload", "engine"], sort=False)
@@ -226,10 +223,16 @@ def _draw_curves(trace: Curves) -> tuple[Figure, dict[str, Axes]]:
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 ax.set_xlabel(AXES.get(axis, axis))
                 ax.set_ylabel(label)
-            axes[f"{workload} {axis} seconds"].set_title(WORKLOADS.get(workload, workload).split(",")[0], fontsize=8.5)
+            axes[f"{workload} {axis} seconds"].set_title(_held_fixed(workload, axis), fontsize=8.5)
         engines = dict.fromkeys(engine for frame in trace.frames.values() for engine in frame["engine"])
         figure.legend(handles=[_handle(name) for name in engines], loc="upper center", ncols=len(engines))
     return figure, axes
+
+
+def _held_fixed(workload: str, axis: str) -> str:
+    """The name of a workload without the number that is varied along the axis."""
+    parts = WORKLOADS.get(workload, workload).split(", ")
+    return ", ".join(part for part in parts if part.rstrip("s").split(" ")[-1] != axis.rstrip("s"))
 
 
 def _handle(engine: str) -> Line2D:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.store import read_study
+from analysis.store import read_study, table_paths
 from figures.errors import FigureError, MissingTable, unknown_name
 from figures.paper import CNN_SETTINGS
-from figures.style import name_of
+from figures.style import DATASETS, name_of
 
 Panel = TypeVar("Panel")
 
@@ -191,15 +191,18 @@ def wrong_settings(config: Mapping[str, Any]) -> str:
 
 
 def choose(runs: Runs, where: Sequence[Where]) -> Runs:
-    """The runs that fit all choices.
+    """The runs that fit all choices; one of a data set of which there are none here does not concern them.
 
     Raises:
-        FigureError: for an unknown setting or data set, or a choice that no run fits.
+        FigureError: for an unknown setting or data set.
+        MissingTable: for a choice that no run fits.
     """
     for choice in where:
         datasets = sorted({str(config["dataset"]) for config in runs.configs.values()})
         if choice.dataset is not None and choice.dataset not in datasets:
-            raise unknown_name("dataset", choice.dataset, datasets)
+            if choice.dataset in DATASETS:  # which another figure of the same call may show
+                continue
+            raise unknown_name("dataset", choice.dataset, [*datasets, *DATASETS])
         concerned = {r: c for r, c in runs.configs.items() if choice.dataset in (None, c["dataset"])}
         settings = sorted({key for config in concerned.values() for key in config})
         if choice.key not in settings:
@@ -207,7 +210,7 @@ def choose(runs: Runs, where: Sequence[Where]) -> Runs:
         fitting = {run for run, config in concerned.items() if setting(config, choice.key) == choice.value}
         if not fitting:
             values = sorted({_shown(setting(config, choice.key)) for config in concerned.values()})
-            raise FigureError(f"no run has {choice}; there are runs with {', '.join(values)}")
+            raise MissingTable(f"no run has {choice}; there are runs with {', '.join(values)}")
         runs = runs.where(run for run in runs.configs if run not in concerned or run in fitting)
     return runs
 
@@ -338,10 +341,10 @@ def require_tables(results: str | Path, study: str, first: str = "") -> None:
     Raises:
         MissingTable: if it has none.
     """
-    folder = Path(results) / study
-    if not any(not path.name.startswith(".") for path in folder.glob("*.parquet")):
+    if not table_paths(results, study):
         command = f"python -m analysis {study} --results {results}"
-        raise MissingTable(f"no table in {folder}; make it with: {first + ', then: ' if first else ''}{command}")
+        make = f"{first}, then: {command}" if first else command
+        raise MissingTable(f"no table in {Path(results) / study}; make it with: {make}")
 
 
 def belong_together(studies: Iterable[Runs]) -> None:

@@ -22,7 +22,7 @@ from figures.errors import FigureError
 NEEDED = ("run", "status", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy", "loss")
 QUERY, CHOSEN, SIMILAR = "#6a4c93", "#d1495b", "#33638d"
 # The number that a name such as "FC noise 0.5" ends in.
-_STRENGTH = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)$")
+_STRENGTH = re.compile(r" (\d+(?:\.\d+)?(?:e[+-]?\d+)?)$")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def from_table(table: pd.DataFrame, probe: str = "cka") -> Trace:
     if not columns:
         raise FigureError(f"the table has no column '{probe} <layer>'; pass probes={{{probe!r}: ...}} to intervene")
     table = table.assign(std=table["std"] if "std" in table else table["intervention"].map(_strength))
-    good, lost = networks.measured(table, ["intervention", "draw", "task"], within="intervention")
+    good, lost = networks.measured(table, within="intervention")
     good = good[good["split"].eq("query")]
     if not len(good):
         raise FigureError(f"there is nothing to walk through. {' '.join(lost)}")

@@ -119,7 +119,10 @@ def _lines(groups: dict[tuple[int, str], Runs], dataset: str, split: str) -> tup
 def _caption(dataset: str, rows: Sequence[Row]) -> tuple[str, ...]:
     training = [one for row in rows for one in row.training]
     testing = [one for row in rows for one in row.testing]
-    star = "; star, in its method's colour: the paper's accuracy at the end (its Tables 2 and A1)"
+    star = (
+        "; star, in its method's colour: what the paper states of its end (Tables 2 and A1), wherever that lies on the "
+        "axis"
+    )
     counts = [captions.in_words(one.num_tasks for one in lines if one.num_seeds) for lines in (training, testing)]
     return (
         "Accuracy on query sets after adaptation. Training: on tasks of the classes that are trained on; testing: on "

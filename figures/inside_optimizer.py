@@ -489,7 +489,7 @@ def texts(trace: Trace) -> dict[str, str]:
         missing = "diverged" if one.over is None else "no reference"
         against = "" if i == 0 else _shown(one.against, f"+{form}", missing)
         lines.append(f"| {one.adaptation} | {_shown(one.over, form)} | {against} |")
-    return {"md": "\n".join([*lines, "", *trace.caption, ""])}
+    return {"md": "\n".join([*lines, "", *(f"- {part}" for part in trace.caption), ""])}
 
 
 def _spread(found: Distance) -> str:

@@ -59,7 +59,7 @@ def from_table(table: pd.DataFrame) -> Trace:
     num_orders = table.loc[table["intervention"].eq(PERMUTED), "draw"].nunique()
     if num_orders < 2:
         raise FigureError(f"a spread needs at least 2 random orders of the classes, and the table has {num_orders}")
-    good, lost = networks.measured(table, ["intervention", "draw", "task"])
+    good, lost = networks.measured(table)
     last = good[good["split"].eq("query") & good["step"].eq(good["steps"])]
     last = last.assign(accuracy=100 * last["accuracy"])
     subject = networks.subject(table, lost)

@@ -114,12 +114,12 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
     roles, lost = ([], ()) if layer_roles is None else _comparable(layer_roles, "kind", "none", "layer_roles", value)
     noise, lost_noise = ([], ()) if fc_noise is None else _comparable(fc_noise, "std", 0, "fc_noise", value)
     subject = networks.subject(given[0])
-    several_seeds = given[0]["seed"].nunique() > 1
+    has_dots = bool(roles) and given[0]["seed"].nunique() > 1
     caption = [
         networks.describe_mean(
             given[0], "whisker, where longer than its mark, or band", [mark.over for mark in (*roles, *noise)]
         )
-        + (" Dot in a bar: one seed; intervals speak for new tasks, not for new seeds." if several_seeds else "")
+        + (" Dot in a bar: one seed; intervals speak for new tasks, not for new seeds." if has_dots else "")
         + f" {value.capitalize()} on the query set after the last step.",
         *subject.caption,
     ]
@@ -134,7 +134,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         caption.append(f"Freezing layers and noise were measured on other test tasks: {of_each}.")
     noisy = "" if fc_noise is None else str(fc_noise["layer"].iloc[0])
     if noise and fc_noise is not None:
-        caption.append(describe_noise(noisy, int(fc_noise["draw"].max()) + 1))
+        caption.append(describe_noise(noisy, int(fc_noise["draw"].max()) + 1, "Right: " if roles else ""))
     return Trace(
         title=subject.title,
         value=value,
@@ -148,10 +148,6 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         caption=(*caption, *dict.fromkeys((*lost, *lost_noise))),
         tables=tuple(f"{study}/{run}" for study, table in by_study.items() for run in table["run"].unique()),
     )
-
-
-# What a status belongs to: a task, under whichever draw.
-REPETITION = ("task_seed", "task")
 
 
 def _comparable(
@@ -170,7 +166,7 @@ def _comparable(
             f"{', '.join(without)}"
         )
     names = table.loc[table[column].eq(reference), "intervention"].unique().tolist()
-    good, lost = networks.measured(table, REPETITION, within="intervention", reference=names)
+    good, lost = networks.measured(table, within="intervention", reference=names)
     return marks(good, good[column].eq(reference), study, value), lost
 
 
@@ -184,7 +180,7 @@ def marks(frame: pd.DataFrame, is_reference: "pd.Series[bool]", study: str, valu
         value: "accuracy", which is told in percent, or "loss".
     """
     tables = tuple(f"{study}/{run}" for run in frame["run"].unique())
-    bad = {run for run, _ in estimation.lost_runs(frame, REPETITION)}
+    bad = {run for run, _ in estimation.lost_runs(frame, networks.REPETITION)}
     kept = ~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])
     frame, is_reference = frame[kept], is_reference[kept]
     if not len(frame):
@@ -213,12 +209,13 @@ def marks(frame: pd.DataFrame, is_reference: "pd.Series[bool]", study: str, valu
     ]
 
 
-def describe_noise(layer: str, draws: int) -> str:
-    """The caption's sentence on the noise."""
-    return (
-        f"Right: all layers but the last two are fixed; noise is added to {layer} before adaptation, in units "
-        f"of the root mean square of its weights, {draws} draw{'s' if draws > 1 else ''} a task."
+def describe_noise(layer: str, draws: int, where: str) -> str:
+    """The caption's sentence on the noise, which is drawn `where`."""
+    words = (
+        f"all layers but the last two are fixed; noise is added to {layer} before adaptation, in units of the root "
+        f"mean square of its weights, {draws} draw{'s' if draws > 1 else ''} a task."
     )
+    return f"{where}{words}" if where else f"{words[0].upper()}{words[1:]}"
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
@@ -354,4 +351,4 @@ def markdown(
     for mark in noise:
         against = f"{networks.number(mark.against, f'+{digits}')} | no noise" if mark.std else " | "
         lines.append(f"| {mark.name} | {networks.number(mark.over, digits)} | {against} |")
-    return {"md": "\n".join([*lines, "", *caption, ""])}
+    return {"md": "\n".join([*lines, "", *(f"- {part}" for part in caption), ""])}

@@ -171,30 +171,33 @@ def check_one(table: pd.DataFrame, what: str) -> None:
             )
 
 
+# What a status belongs to: a task, under whichever draw.
+REPETITION = ("task_seed", "task")
+
+
 def measured(
-    table: pd.DataFrame, repetition: Sequence[str], *, within: str | None = None, reference: Sequence[str] = ()
+    table: pd.DataFrame, *, within: str | None = None, reference: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """The rows of runs that did not diverge, and the caption's paragraph on the others.
 
     Args:
         table: rows of runs.
-        repetition: columns that name what a status may belong to, such as the task.
         within: a column by which a run is lost in parts, such as the intervention: strong noise that makes a run
             diverge says nothing of weak noise.
         reference: parts that the others are compared with; a run that is lost in one of them is lost as a whole.
     """
-    lost = dict(estimation.lost_runs(table, repetition))
+    lost = dict(estimation.lost_runs(table, REPETITION))
     bad = table["run"].isin(lost)
     if within is not None:
         for run in [run for run in lost if table.loc[table["run"].eq(run), "status"].eq("ok").any()]:
             mine = table[table["run"].eq(run)]
-            if within_reference := estimation.lost_runs(mine[mine[within].isin(reference)], repetition):
+            if within_reference := estimation.lost_runs(mine[mine[within].isin(reference)], REPETITION):
                 ((_, what),) = within_reference
                 lost[run] = f"{what} under {', '.join(reference)}, which the others are compared with"
                 continue
             del lost[run]
             for part, rows in mine.groupby(within, sort=False, observed=True):
-                found = estimation.lost_runs(rows, repetition)
+                found = estimation.lost_runs(rows, REPETITION)
                 bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
                 lost |= {f"{run} under {part}": what for _, what in found}
     return table[~bad], tuple(captions.describe_lost(lost.items()))

@@ -101,6 +101,7 @@ def _summary(report: Report) -> list[Markup]:
         sum(bool(section.items) for section in group)
         for group in (of_paper, [section for section in report.sections if section not in of_paper])
     )
+    shown = {table for section in report.sections for item in section.items for table in item.tables}
     dates = sorted(str(source.provenance["date"])[:10] for source in report.sources)
     compared = [n for n in report.numbers if n.paper is not None]
     counts = {status: sum(n.status == status for n in compared) for status in STATUSES}
@@ -109,8 +110,8 @@ def _summary(report: Report) -> list[Markup]:
         element(
             "p",
             f"{drawn} of {len(of_paper)} figures and tables of “Decoupling adaptation from modeling with "
-            f"meta-optimizers for meta learning” and {beyond} beyond it, made from {len(report.sources)} stored tables "
-            f"measured {dates[0]} to {dates[-1]}.",
+            f"meta-optimizers for meta learning” and {beyond} beyond it, made from {len(shown)} of "
+            f"{len(report.sources)} stored tables, which were measured {dates[0]} to {dates[-1]}.",
         ),
         element("p", f"{len(compared)} comparisons with numbers of the paper: {told}."),
         *([element("p", f"Chosen runs: {', '.join(report.choices)}.")] if report.choices else []),

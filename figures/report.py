@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from analysis.schemas import SCHEMAS
-from analysis.store import read_study
+from analysis.store import read_study, table_paths
 from figures import comparison, style, tabular
 from figures.comparison import Number
 from figures.data import Where
@@ -158,7 +158,7 @@ def read_sources(results: str | Path) -> tuple[Source, ...]:
     """
     found = []
     for study in SCHEMAS:
-        if any(not path.name.startswith(".") for path in (Path(results) / study).glob("*.parquet")):
+        if table_paths(results, study):
             provenance = read_study(results, study).attrs["provenance"]
             found += [Source(study, id, origin) for id, origin in provenance.items()]
     return tuple(found)

@@ -55,7 +55,7 @@ def from_table(table: pd.DataFrame) -> Trace:
     networks.check(table, NEEDED, STUDY)
     # Too few examples for one measure of one layer is no fault of the run.
     told = table[~table["status"].str.startswith("failed:")]
-    good, lost = networks.measured(told, ["task"])
+    good, lost = networks.measured(told)
     cell = ["compared", "measure", "layer"]
     cells = task_intervals(networks.complete(good[good["measure"].isin(MEASURES)], cell), cell, "value")
     layers = tuple(table["layer"].unique())

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.statistics import interval
+from analysis.store import table_paths
 from figures import captions, comparison, data, estimation, style
 from figures.comparison import Number
 from figures.data import Where
@@ -110,7 +111,7 @@ def read_bounds(results: str | Path) -> pd.DataFrame | None:
         FigureError: for a missing column.
         StudyError: for a damaged table.
     """
-    if not any(not path.name.startswith(".") for path in (Path(results) / BOUND).glob("*.parquet")):
+    if not table_paths(results, BOUND):
         return None
     frame = data.read_named(results, BOUND)
     data.check_columns(frame, BOUND_NEEDED, BOUND)

@@ -15,10 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from analysis.statistics import Interval, interval, task_interval
-from analysis.store import read_table
+from analysis.store import read_table, table_paths
 from figures import data, estimation, style
 from figures.data import Where
-from figures.errors import MissingTable
 
 STUDY = "when_shallow_fails"
 QUANTITIES = ("input_scale", "adapt_lr", "meta_lr", "points", "init_scale", "iterations")
@@ -107,10 +106,8 @@ def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]
         MissingTable: if there is none.
         FigureError, StudyError: for tables that cannot be read.
     """
-    folder = Path(results) / STUDY
-    paths = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-    if not paths:
-        raise MissingTable(f"no table in {folder}; make it with: python -m analysis {STUDY} --results {results}")
+    data.require_tables(results, STUDY)
+    paths = table_paths(results, STUDY)
     found = {}
     for path in paths:
         frame = read_table(path)
@@ -159,7 +156,7 @@ def trace(frame: pd.DataFrame) -> Trace:
             if model in runs.index.get_level_values("model")
         },
         curve=_curve(good),
-        caption=_caption(fresh, marks, length),
+        caption=_caption(fresh, marks, length, points),
     )
 
 
@@ -198,11 +195,13 @@ def _curve(good: pd.DataFrame) -> tuple[tuple[float, float], ...]:
     return tuple((float(t), float(a)) for t, a in at.iloc[:: max(1, len(at) // 300)].to_numpy())
 
 
-def _caption(fresh: pd.DataFrame, marks: dict[str, list[tuple[Mark, str]]], length: int) -> tuple[str, ...]:
+def _caption(
+    fresh: pd.DataFrame, marks: dict[str, list[tuple[Mark, str]]], length: int, points: int
+) -> tuple[str, ...]:
     intervals = [m.over for found in marks.values() for m, _ in found if m.over is not None]
     kinds = sorted({name for over in intervals if (name := estimation.interval_name(over))})
     good = fresh[fresh["status"].eq("ok")]
-    halves = [_half_length(rows["accuracy"]) for _, rows in good.groupby("run")]
+    halves = [_half_length(rows["accuracy"]) for _, rows in good[good["points"].eq(points)].groupby("run")]
     wide = max((half for half in halves if np.isfinite(half)), default=None)  # a single task has no interval
     dots = "" if wide is None else f"; its 95 % interval over tasks is within {wide:.1f} points of it"
     num_tasks, num_seeds = fresh["task"].nunique(), fresh["seed"].nunique()

@@ -196,6 +196,13 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(run):
                 intervene(run, {"it": modify("FC", function=function, when=when)}, num_tasks=1)
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.07, 7), (0.28, 28), (0.071, 8), (1e-12, 1), (1.0, 100)])
+def test_a_share_is_of_whole_numbers(share, count):
+    (change,) = top_of_update("FC", share=share).updates
+    update = torch.arange(1.0, 101).view(1, 10, 10)
+    assert change.function(update).count_nonzero() == count
+
+
 def test_a_layer_of_another_shape_is_not_swapped(run):
     with pytest.raises(StudyError, match=r"C2\.conv\.weight"):
         intervene(run, {"it": swap("C2", source=train(0, filters=3))}, num_tasks=1)

@@ -93,5 +93,7 @@ def test_other_networks_are_compared_with_before_adaptation(run):
     x, y = (torch.cat([f(s[0]) for s in (part.support_x, part.query_x)]).detach().flatten(1) for f in (x, y))
     found = of(table, compared="seed 1", layer="C1", measure="cka")["value"].item()
     assert found == pytest.approx(linear_cka(x, y), abs=1e-5)
+    with pytest.raises(StudyError, match="another network cannot be called adapted, untrained: there is such"):
+        similarity(run, others={"untrained": other, "adapted": other, "mine": other}, num_tasks=1)
     with pytest.raises(StudyError, match="renamed has no layer C1; it has first, C2, FC"):
         similarity(run, others={"renamed": other.with_layers({"first": "C1"})}, num_tasks=1)

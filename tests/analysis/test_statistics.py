@@ -222,6 +222,11 @@ def test_the_intervals_of_all_cells_are_those_of_each():
         for end in ("mean", "low", "high"):
             assert getattr(over, end) == pytest.approx(getattr(alone, end), rel=1e-12, nan_ok=True)
         assert (over.kind, over.n, over.over) == (alone.kind, alone.n, alone.over)
+    shuffled = task_intervals(table.sample(frac=1, random_state=0), ["layer", "step"])
+    for cell, over in found.items():
+        assert shuffled[cell].low == pytest.approx(over.low, rel=1e-12, nan_ok=True), (
+            "the order of rows does not matter"
+        )
 
 
 def test_a_cell_without_variance_has_an_interval_of_no_length():

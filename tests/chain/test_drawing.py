@@ -93,6 +93,14 @@ def test_a_table_that_is_replaced_while_it_is_drawn_is_drawn_again(made, tiny, m
     assert not is_drawn(made, "fig1", tables)
 
 
+def test_a_table_that_cannot_be_read_is_told_by_its_own_path(made, tiny):
+    tables = make_plan(tiny(made)).figures["fig1"]
+    path = made / tables[0][0] / f"{tables[0][1]}.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StudyError, match=rf"^{path} "):
+        draw(made, "fig1", tables)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3}'])
 def test_a_damaged_record_is_none(made, tiny, content):
     record_path(made, "fig1").write_text(content)

@@ -93,8 +93,9 @@ def test_a_place_that_is_not_in_the_table_is_refused():
 def test_tables_that_cannot_be_walked_through_are_refused():
     with pytest.raises(FigureError, match="no column 'cosine <layer>'"):
         explorer.from_table(table(), probe="cosine")
-    with pytest.raises(FigureError, match="'freeze C' does not say how strong it is"):
-        explorer.from_table(table().replace({"intervention": {"none": "freeze C"}}))
+    for name in ("freeze C", "freeze C4"):
+        with pytest.raises(FigureError, match=f"'{name}' does not say how strong it is"):
+            explorer.from_table(table().replace({"intervention": {"none": name}}))
     with pytest.raises(FigureError, match=r"nothing to walk through. Not averaged in: r \(diverged\)"):
         explorer.from_table(table("diverged"))
     with pytest.raises(FigureError, match="lacks column loss"):
@@ -107,7 +108,7 @@ def test_a_strength_that_makes_tasks_diverge_is_named_and_the_others_are_there()
     frame.loc[lost, ["loss", "accuracy", "cka C1", "cka FC"]] = np.nan
     trace = explorer.from_table(frame.assign(status=np.where(lost, "diverged", "ok")))
     assert trace.strengths == (0, 0.5)
-    assert trace.caption[-1] == "Not averaged in: r under FC noise 4 (diverged on 2 of 8 tasks)."
+    assert trace.caption[-1] == "Not averaged in: r under FC noise 4 (diverged on 1 of 4 tasks)."
 
 
 def test_runs_of_several_networks_are_refused():

@@ -85,7 +85,8 @@ def test_the_caption_says_what_is_drawn_and_how_long_it_was_trained(trained):
     trace = only(fig_a2.traces(trained.folder))
     assert trace.caption[0].endswith(
         "Line: mean over seeds; band: range (smallest to largest) over seeds; markers only tell the methods apart; "
-        "star, in its method's colour: the paper's accuracy at the end (its Tables 2 and A1)."
+        "star, in its method's colour: what the paper states of its end (Tables 2 and A1), wherever that lies on the "
+        "axis."
     )
     assert trace.caption[1:] == (
         "Glyphs: 10-way 5-shot, 4 adaptation steps; 600 iterations (paper: not stated); 4 tasks an iteration "

@@ -77,3 +77,12 @@ def test_a_run_that_diverged_leaves_an_empty_figure_that_says_so(results):
     assert trace.tasks == ()
     assert "(diverged)." in trace.caption[-1]
     label_permutation.draw(trace)
+
+
+def test_a_task_that_diverged_under_one_order_is_one_task(results):
+    frame = rows()
+    lost = frame["task"].eq(2) & frame["draw"].eq(1)
+    frame = frame.assign(status=np.where(lost, "diverged", "ok"))
+    frame.loc[lost, ["accuracy", "loss"]] = np.nan
+    trace = label_permutation.from_table(results.studied("label_permutation", frame, write=False))
+    assert f"diverged on 1 of {TASKS} tasks" in trace.caption[-1]

@@ -87,7 +87,11 @@ def test_one_study_alone_is_enough(results):
     roles = results.studied("layer_roles", rows("layer_roles"), write=False)
     noise = results.studied("fc_noise", rows("fc_noise"), write=False)
     assert list(layer_roles.draw(layer_roles.from_table(roles))[1]) == ["roles", "differences"]
-    assert list(layer_roles.draw(layer_roles.from_table(fc_noise=noise))[1]) == ["noise"]
+    alone = layer_roles.from_table(fc_noise=noise)
+    assert list(layer_roles.draw(alone)[1]) == ["noise"]
+    assert not [part for part in alone.caption if "Dot in a bar" in part or "Right: " in part], "there are none"
+    assert alone.caption[-1].startswith("All layers but the last two are fixed; noise is added to ")
+    assert "Right: all layers" in layer_roles.from_table(roles, noise).caption[-1]
     with pytest.raises(FigureError, match="give a table of layer_roles, of fc_noise, or both"):
         layer_roles.from_table()
     with pytest.raises(MissingTable, match="python -m analysis layer_roles"):
