@@ -78,9 +78,9 @@ fuzz: install  ## each loader (or LOADERS="torch table") on damaged files for SE
 test-faults: install  ## full disks, kills, damage, races: over a thousand faults for real, and what was lost (root: all kinds)
 	$(BIN)/python -m tests.faults.run
 
-bench: install  ## speed and memory beside the tests' naive implementation and other libraries, into results/benchmark
-	$(BIN)/python -m tests.benchmarks
+bench: install  ## speed and memory beside the tests' naive implementation and other libraries there, into benchmarked/
+	$(BIN)/python -m tests.benchmarks --results benchmarked
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m tests.benchmarks.bench_distributed
 
 clean:  ## remove what was built and reproduced, but no committed result
-	rm -rf $(VENV) .snakemake reproduced build ./*.egg-info
+	rm -rf $(VENV) .snakemake reproduced benchmarked build ./*.egg-info

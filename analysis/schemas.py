@@ -204,10 +204,10 @@ SCHEMAS: dict[str, dict[str, Column]] = {
             "str", "-", "model that was meta-trained with MAML for this row: lr, linnet; no saved run is involved"
         ),
         "varied": Column(
-            "str", "-", "what is not as in the paper's setting at the study's length; none for that itself"
+            "str", "-", "what is not as in the setting of Figure 1 at the study's length; none for that itself"
         ),
         "input_scale": Column(
-            "float64", "-", "standard deviation of a coordinate of a point; the paper's setting: 0.1"
+            "float64", "-", "standard deviation of a coordinate of a point; Figure 1: 0.1, the paper: 1"
         ),
         "adapt_lr": Column("float64", "-", "adaptation learning rate; the paper: 0.5 for lr, 1.9 for linnet"),
         "meta_lr": Column("float64", "-", "learning rate of the outer loop; the paper: 0.01 for lr, 1.9 for linnet"),

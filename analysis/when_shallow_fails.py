@@ -1,10 +1,11 @@
 """Where logistic regression cannot be meta-learned and a deep linear network can, and why: half-space tasks.
 
 The paper's first claim (section 3.2) is that MAML fails on a shallow linear model (LR) and succeeds on the same model
-made deep (LinNet). Here both are meta-trained on tasks whose truth is known, around the paper's setting (its learning
-rates; plain SGD, one task an iteration, one adaptation step), with these quantities moved: the scale of the inputs, the
-learning rates of adaptation and of the outer loop, the points of a task, the scale of the initial weights, and the
-length of the training.
+made deep (LinNet), and that of LR any hyper-parameters give the same (A.1.1). Here both are meta-trained on tasks whose
+truth is known, around the setting of Figure 1 (the paper's learning rates; plain SGD, one task an iteration, one
+adaptation step; but points of norm 1, where the paper's have norm sqrt(d)), with these quantities moved: the scale of
+the inputs, the learning rates of adaptation and of the outer loop, the points of a task, the scale of the initial
+weights, and the length of the training.
 
 **What can be said of one step.** Write points as x = s z with z ~ N(0, I_d) and input scale s, a classifier W as
 u = s W (so that |u| is the standard deviation of its logits), a for `adapt_lr`, and A = a s^2. A step of LR,
@@ -66,17 +67,17 @@ QUANTITIES = ("input_scale", "adapt_lr", "meta_lr", "points", "init_scale", "ite
 
 @dataclass(frozen=True)
 class Size:
-    """How much of the study is carried out: how far each quantity is moved from the paper's setting.
+    """How much of the study is carried out: how far each quantity is moved from the setting of Figure 1.
 
     Attributes:
         iterations: length of meta-training, where nothing else is said; the paper's is 30,000.
         seeds: runs of each cell.
-        input_scales: times the paper's setting, 1/sqrt(d); together with `adapt_lrs` they make a map.
+        input_scales: times 1/sqrt(d); the paper's is sqrt(d) times that. Together with `adapt_lrs` they make a map.
         adapt_lrs: for each model, times the learning rate that the paper has for it.
         points: points a task.
         init_scales: times the default initial weights.
         meta_lrs: learning rates of the outer loop.
-        long_iterations: another length, for the paper's setting and for `long_meta_lrs`.
+        long_iterations: another length, for the setting of Figure 1 and for `long_meta_lrs`.
         long_meta_lrs: learning rates of the outer loop at that length.
     """
 
@@ -117,7 +118,7 @@ QUICK = Size(
 
 
 def centre(model: str) -> TrainConfig:
-    """The paper's setting of "lr" or "linnet" under MAML, all that is moved stated."""
+    """The setting of Figure 1 of "lr" or "linnet" under MAML, all that is moved stated."""
     base = next(c for c in synthetic_linear(seeds=1) if (c.model, c.method) == (model, "maml"))
     return replace(base, input_scale=DIMENSION**-0.5, points=POINTS, init_scale=1.0, eval_every=0, eval_tasks=1)
 
@@ -130,25 +131,25 @@ def cells(size: Size) -> list[TrainConfig]:
     """
     found: list[TrainConfig] = []
     for model in MODELS:
-        paper = replace(centre(model), iterations=size.iterations)
-        assert paper.input_scale is not None
+        start = replace(centre(model), iterations=size.iterations)
+        assert start.input_scale is not None
         found += [
-            replace(paper, input_scale=paper.input_scale * scale, adapt_lr=paper.adapt_lr * factor)
+            replace(start, input_scale=start.input_scale * scale, adapt_lr=start.adapt_lr * factor)
             for scale in (1.0, *size.input_scales)
             for factor in (1.0, *size.adapt_lrs[model])
         ]
-        found += [replace(paper, points=points) for points in size.points]
-        found += [replace(paper, init_scale=factor) for factor in size.init_scales]
-        found += [replace(paper, meta_lr=meta_lr) for meta_lr in size.meta_lrs]
-        longer = replace(paper, iterations=size.long_iterations)
+        found += [replace(start, points=points) for points in size.points]
+        found += [replace(start, init_scale=factor) for factor in size.init_scales]
+        found += [replace(start, meta_lr=meta_lr) for meta_lr in size.meta_lrs]
+        longer = replace(start, iterations=size.long_iterations)
         found += [longer, *(replace(longer, meta_lr=meta_lr) for meta_lr in size.long_meta_lrs)]
     return list(dict.fromkeys(found))
 
 
 def varied(config: TrainConfig, size: Size) -> str:
-    """What of a cell is not as in the paper's setting at the study's length, in words; "none" for that itself."""
-    paper = replace(centre(config.model), iterations=size.iterations)
-    return ", ".join(name for name in QUANTITIES if getattr(config, name) != getattr(paper, name)) or "none"
+    """What of a cell is not as in the setting of Figure 1 at the study's length, in words; "none" for that itself."""
+    start = replace(centre(config.model), iterations=size.iterations)
+    return ", ".join(name for name in QUANTITIES if getattr(config, name) != getattr(start, name)) or "none"
 
 
 def predicted_accuracy(turn: Tensor, mean_classifier_accuracy: float) -> Tensor:

@@ -186,7 +186,7 @@ def _writer(group: Group) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("TensorBoard is not installed; install it with: pip install adaptlens[tensorboard]") from error
+        raise UserError("TensorBoard is not installed; install it with: pip install tensorboard") from error
     return SummaryWriter(group.results / "runs" / group.configs[0].id / "tensorboard")
 
 

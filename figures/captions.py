@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from figures.data import paper_dataset, synthetic_setting
+from figures.data import paper_dataset, setting, synthetic_setting
 from figures.estimation import Estimate
-from figures.paper import CNN_LENGTHS, LENGTHS, Length
+from figures.paper import CNN_LENGTHS, INPUT_SCALE, LENGTHS, Length
 from figures.style import dataset_name, name_of
 
 POINTS_SEEN = {"same": "own points", "fresh": "fresh points", "": ""}
@@ -46,7 +46,9 @@ def describe_runs(
     if dataset == "synthetic":
         points, _ = synthetic_setting(one)
         seen = {"same": "measured on the points adapted to", "fresh": "measured on fresh points"}.get(points_seen, "")
-        parts = [f"2 classes, {points:,} points a task{', ' + seen if seen else ''}; {steps}"]
+        scale = setting(one, "input_scale")
+        scaled = "" if scale == INPUT_SCALE else f", standard normal times {scale:g} (paper: {INPUT_SCALE:g})"
+        parts = [f"2 classes, {points:,} points a task{scaled}{', ' + seen if seen else ''}; {steps}"]
     else:
         parts = [f"{one['ways']}-way {one['shots']}-shot, {steps}"]
     length = paper_length(one)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from figures import captions, data, style
 from figures.estimation import Estimate
-from figures.paper import PUBLISHED, Published
+from figures.paper import INPUT_SCALE, PUBLISHED, Published
 
 # Which of our tables a number of the paper stands in, by where the paper has it.
 TABLE_OF = {"prose, section 3.2": "table1", "Table 2": "table2", "Table A1": "table_a1"}
@@ -206,6 +206,8 @@ def setting_differences(dataset: str, found: Estimate) -> tuple[str, ...]:
     config = found.configs[0]  # those of one estimate differ in their seed only
     stated = captions.paper_length(config)
     told = list(stand_in(dataset))
+    if dataset == "synthetic" and (scale := data.setting(config, "input_scale")) != INPUT_SCALE:
+        told.append(f"points times {scale:g} in place of {INPUT_SCALE:g}, with which LR is not at chance")
     for ours, paper, what in (
         (config["iterations"], stated.iterations, "training iterations"),
         (config["tasks_per_iteration"], stated.tasks_per_iteration, "tasks an iteration"),

@@ -26,7 +26,7 @@ IMAGES = (*OMNIGLOT_LIKE, "cifar_fs", "mini_imagenet")
 _SYNTHETIC_SETTING = {"steps": 1}
 _IMAGE_SETTING = {"ways": 5, "shots": 1, "steps": 2}
 # Settings that a run may leave to the data set or the model, and what it then has. Tests hold them against `core`.
-SYNTHETIC_DEFAULTS = {"points": 1000, "same_points": True}
+SYNTHETIC_DEFAULTS = {"points": 1000, "same_points": True, "input_scale": 0.1}
 CNN_DEFAULTS = {"depth": 4, "filters": 64, "norm_mode": "batch", "downsample": "stride"}
 # What the models of one panel have to share; lengths and learning rates are each method's own.
 _TASK_SETTINGS = (

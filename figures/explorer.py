@@ -209,7 +209,7 @@ def explore(table: pd.DataFrame, probe: str = "cka") -> Explorer:
     try:
         import ipywidgets
     except ImportError:
-        raise FigureError("the sliders need ipywidgets; install it with: pip install 'adaptlens[lab]'") from None
+        raise FigureError("the sliders need ipywidgets; install it with: pip install ipywidgets") from None
     trace = from_table(table, probe)
     strength = ipywidgets.SelectionSlider(
         options=[(f"{std:g}", std) for std in trace.strengths], description="strength", continuous_update=False

@@ -28,6 +28,7 @@ NEEDED = (
 SPECTRA = ("singular value", "eigenvalue", "rate")
 DISTANCES = ("distance from the start", "best multiple", "distance beyond a rate")
 FEWEST_SLOTS = 10  # factors that the panel of spectra has room for, at least
+MOST_NAMED = 10  # factors whose names have room below the panel
 MOST_DRAWN = 200  # values of one spectrum: more would be one block of colour
 
 # How each way to adapt is called on paper, in the order drawn.
@@ -365,6 +366,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
 
 def _draw_spectra(ax: Axes, trace: Trace) -> None:
     centres: dict[str, list[float]] = {}
+    middles: list[float] = []
     x = 0.0
     for i, strip in enumerate(trace.strips):
         if i and strip.layer != trace.strips[i - 1].layer:
@@ -378,6 +380,7 @@ def _draw_spectra(ax: Axes, trace: Trace) -> None:
             faint = 0.9 if len(few) <= 10 else 0.55 if len(few) <= 80 else 0.35
             ax.hlines(few, left, left + 0.84 * width, color=colour, linewidth=0.6, alpha=faint, zorder=3)
         centres.setdefault(strip.layer, []).append(x)
+        middles.append(x)
         x += 1
     ax.axhline(1, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
     ax.set_xticks([float(np.mean(found)) for found in centres.values()], list(map(style.plain, centres)))
@@ -386,6 +389,10 @@ def _draw_spectra(ax: Axes, trace: Trace) -> None:
     ax.set_xlim(-0.8 - margin, x - 0.2 + margin)
     if all(value > 0 for strip in trace.strips for run in strip.runs for value in run):
         _log_axis(ax)
+    if len(middles) <= MOST_NAMED:
+        ax.set_xticks(middles, [style.plain(strip.part) for strip in trace.strips], minor=True)
+        ax.tick_params(axis="x", which="minor", length=0, labelsize=7.5)
+        ax.tick_params(axis="x", pad=14)  # layers below their parts
     ax.set_ylabel(_spectrum_name(trace.strips))
     ax.set_title(style.plain(trace.title))
 
@@ -435,7 +442,7 @@ def _draw_comparison(ax: Axes, trace: Trace) -> None:
     ax.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     ax.grid(True, axis="x")
     ax.set_xlabel("difference (points)" if trace.value == "accuracy" else "difference")
-    ax.set_title(f"{trace.value} less that as trained")
+    ax.set_title(f"{trace.value} against as trained")
 
 
 def _log_axis(ax: Axes) -> None:

@@ -35,7 +35,7 @@ SWEEPS = {
 }
 TURNS = (1e-3, 1e2)  # of the last panel
 CHANCE = 50.0
-_SETTING: dict[str, Any] = {**style.PAPER, "marker": "D"}  # of the paper: about our accuracies, and not one of its own
+_SETTING: dict[str, Any] = {**style.PAPER, "marker": "D"}  # about our accuracies, and not one of the paper's
 # Of the maps, from chance up: paper-white to the colour of the ceilings.
 _COLOURS = LinearSegmentedColormap.from_list("accuracy", ["#f7f4f6", "#d9a9c0", "#9b2d5e"])
 
@@ -48,13 +48,13 @@ class Mark:
         at: the settings by name, of all `QUANTITIES`.
         over: mean over runs and tasks, and its interval over tasks; None if every run diverged.
         lost: such as "1 of 3 diverged"; empty if none was lost.
-        is_paper: whether it is the paper's setting, but for the length.
+        is_centre: whether it is the setting of Figure 1, but for the length.
     """
 
     at: dict[str, float]
     over: Interval | None
     lost: str
-    is_paper: bool
+    is_centre: bool
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,14 @@ def _marks(frame: pd.DataFrame) -> list[tuple[Mark, str]]:
             at={name: float(one[name]) for name in QUANTITIES},
             over=over,
             lost=estimation.lost_text(lost, kept["run"].nunique()),
-            is_paper=one["varied"] in ("none", "iterations"),
+            is_centre=one["varied"] in ("none", "iterations"),
         )
         found.append((mark, str(one["varied"])))
     return found
 
 
 def _line(model: str, marks: Sequence[tuple[Mark, str]], centre: Mark, quantity: str, iterations: int) -> Line | None:
-    """The cells that differ from the paper's setting in this quantity alone, at one length; None for fewer than two."""
+    """The cells that differ from that of Figure 1 in this quantity alone, at one length; None for fewer than two."""
     chosen = sorted(
         (m for m, _ in marks if m.at == {**centre.at, quantity: m.at[quantity], "iterations": iterations}),
         key=lambda mark: mark.at[quantity],
@@ -210,7 +210,8 @@ def _caption(
     return (
         f"Synthetic: MAML, 1 adaptation step, one task an iteration; {length:,} iterations where nothing else is said "
         f"(paper: 30,000); measured on fresh points; mean over {num_seeds} seed{'s' if num_seeds > 1 else ''} and "
-        f"{num_tasks} test tasks. Square, diamond: the paper's setting.",
+        f"{num_tasks} test tasks. Square, diamond: as in Figure 1, with the paper's learning rates and points a "
+        "tenth of the paper's.",
         f"Whisker: {' or '.join(kinds) or 'none'}. Dot (bottom right): one run{dots}. "
         "Turn: tangent of the angle between start and adapted weights, median over tasks; "
         "the line is what it predicts, with nothing fitted. Turns outside the panel are drawn at its edge.",
@@ -271,7 +272,7 @@ def _draw_map(ax: Axes, model: str, marks: Sequence[Mark]) -> None:
             ax.add_patch(Rectangle(corner, 1, 1, facecolor=_COLOURS(max(0.0, share)), linewidth=0))
             text = f"{mark.over.mean:.0f}{'*' if mark.lost else ''}"
             ax.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if share > 0.5 else "#222222")
-        if mark.is_paper:
+        if mark.is_centre:
             box = Rectangle((x - 0.46, y - 0.43), 0.92, 0.86, fill=False, edgecolor="black", linewidth=1.3, zorder=4)
             ax.add_patch(box)
     ax.set_xlim(-0.5, len(columns) - 0.5)
@@ -307,7 +308,7 @@ def _draw_sweep(ax: Axes, quantity: str, lines: Sequence[Line], trace: Trace) ->
             x = mark.at[quantity]
             if mark.over is None:
                 ax.plot([x], [47.3], marker="x", markersize=4, color=look.colour, zorder=4)
-            elif mark.is_paper:
+            elif mark.is_centre:
                 ax.plot([x], [mark.over.mean], **{**_SETTING, "markersize": 8, "markerfacecolor": "none"}, zorder=4)
     if quantity == "points":
         at = sorted(trace.ceilings)
@@ -345,7 +346,7 @@ def _legend(figure: Figure, trace: Trace) -> None:
             Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), marker="o", markersize=4, markerfacecolor="white",
                    label=f"{iterations:,} iterations")
         )  # fmt: skip
-    handles.append(Line2D([], [], label="paper's setting", **{**_SETTING, "markersize": 7}))
+    handles.append(Line2D([], [], label="as in Figure 1", **{**_SETTING, "markersize": 7}))
     handles += [Line2D([], [], label=style.CEILING_NAMES[name], **style.CEILINGS[name]) for name in CEILINGS]
     handles.append(Line2D([], [], label="chance", **style.CHANCE))
     handles.append(Line2D([], [], color="black", linewidth=1.0, label="predicted from the turn"))

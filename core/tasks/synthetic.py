@@ -22,7 +22,8 @@ class SyntheticTasks(TaskSource):
         points: examples in the support set, and in the query set.
         dimension: d, the length of an example.
         input_scale: what the standard normal points are multiplied by; default 1/sqrt(d), so that E|x|^2 = 1. The
-            paper does not state one; with 1.0, its first claim (logistic regression stays at chance) does not hold.
+            paper states none, which is 1.0 (A.1.1); but with that, and its learning rates, logistic regression does not
+            stay at chance and LinNet diverges (`analysis.when_shallow_fails`), and so the default is not the paper's.
         same_points: whether the query set *is* the support set, as equation 1 with its single loss has it, or
             fresh points of the same task.
         seed: seed of every random stream.

@@ -16,6 +16,7 @@ from analysis import (
     intervene,
     modify,
     permute_labels,
+    perturb,
     reset,
     scale_update,
     sign_of_update,
@@ -56,8 +57,11 @@ def query_losses(run, plan):
     return table["loss"].to_numpy().reshape(TASKS, STEPS + 1)
 
 
-def by_hand(run, change=lambda name, update, step: update, start=None, episodes=None):
-    """The same by gradient descent on one task at a time; `change` is what becomes of an update."""
+def by_hand(run, change=lambda name, update, step: update, start=None, episodes=None, between=None):
+    """The same by gradient descent on one task at a time.
+
+    `change` is what becomes of an update, `between` what becomes of the weights after each step but the last.
+    """
     episodes = episodes or draw_test_tasks(run.tasks(seed=0), TASKS)
     losses = np.empty((TASKS, STEPS + 1))
     for task in range(TASKS):
@@ -71,6 +75,8 @@ def by_hand(run, change=lambda name, update, step: update, start=None, episodes=
             )
             grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
             theta = {name: theta[name] + change(name, -RATE * grads[name], step + 1) for name in theta}
+            if between is not None and step + 1 < STEPS:
+                theta = between(theta, task)
     return losses
 
 
@@ -170,10 +176,26 @@ def test_a_function_changes_weights_before_and_between(run):
     start = {name: 2 * tensor if name.startswith("FC") else tensor for name, tensor in run.theta.items()}
     found = query_losses(run, modify("FC", function=lambda w: w.mul_(2)))
     np.testing.assert_allclose(found, by_hand(run, start=start), rtol=5e-5)
-    between = query_losses(run, modify("FC", function=lambda w: 2 * w, when="between"))
-    plain = query_losses(run, None)
-    np.testing.assert_allclose(between[:, 0], plain[:, 0], rtol=1e-6)
-    assert not np.allclose(between[:, 1:], plain[:, 1:], rtol=1e-2)
+    found = query_losses(run, modify("FC", function=lambda w: 1.1 * w, when="between"))
+    larger = by_hand(run, between=lambda theta, _: {n: 1.1 * p if n.startswith("FC") else p for n, p in theta.items()})
+    np.testing.assert_allclose(found, larger, rtol=5e-5)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_noise_between_the_steps_is_that_of_each_task(run, relative):
+    std = 0.1 if relative else 0.02
+    streams = {}
+
+    def noisy(theta, task):
+        stream = streams.setdefault(task, generator(0, "intervention", task, 0))
+        scale = theta["FC.weight"].square().mean().sqrt() if relative else 1.0
+        noise = {
+            name: std * scale * torch.randn(theta[name].shape, generator=stream) for name in ("FC.weight", "FC.bias")
+        }
+        return theta | {name: theta[name] + noise[name] for name in noise}
+
+    found = query_losses(run, perturb("FC", std=std, relative=relative, when="between"))
+    np.testing.assert_allclose(found, by_hand(run, between=noisy), rtol=5e-5)
 
 
 def test_what_makes_no_sense_is_refused_in_a_sentence(run):

@@ -137,6 +137,8 @@ def test_no_noise_is_none_and_stronger_noise_is_the_same_noise(run):
         new = change(parameters, [torch.Generator().manual_seed(1)])
         noises.append((new["FC.weight"] - parameters["FC.weight"]) / std)
     torch.testing.assert_close(*noises)
+    drawn = torch.randn(run.theta["FC.weight"].shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(noises[0][0], drawn)  # of size 1, as it is not relative
 
 
 @pytest.mark.parametrize("also", [Intervention(), freeze("C1")], ids=["all adapt", "C1 frozen"])

@@ -65,7 +65,7 @@ def test_a_network_from_outside_goes_through_unchanged(name, study, tmp_path):
 
 @pytest.mark.parametrize("study", STUDIED)
 @pytest.mark.parametrize("module", [WithEverything, Unmappable], ids=lambda m: m.__name__)
-@pytest.mark.filterwarnings("ignore:Unmappable cannot be mapped")
+@pytest.mark.filterwarnings("ignore:Unmappable cannot be mapped", "ignore:the random network that is compared with")
 def test_every_study_of_layers_takes_any_module(module, study):
     torch.manual_seed(0)
     run = run_from_module(module(), episodes(dtype=torch.float32), steps=2, adapt_lr=0.3)

@@ -48,6 +48,9 @@ def test_every_study_of_every_run_that_suits_it_can_be_stored(saved_cnn, name):
         assert not up_to_date(saved, name, run, num_tasks=2, seed=1, force=STUDIES[name].of_tasks is not None)
         frame = read_table(carry_out(saved, name, run, num_tasks=2, seed=1, command="typed"))
         assert len(frame)
+        if STUDIES[name].meets_tasks:
+            assert set(frame["task_seed"]) == {1}
+            assert frame["task"].dropna().nunique() in (2, 0 if name == "linear_collapse" else 2)  # some rows are of none
         origin = frame.attrs["provenance"]
         assert origin["study"] == name
         assert origin["command"] == "typed"

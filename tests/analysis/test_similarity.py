@@ -8,7 +8,7 @@ import torch
 
 from analysis.engine import intervene
 from analysis.errors import StudyError
-from analysis.representations import linear_cka, pwcca
+from analysis.representations import debiased_cka, linear_cka, pwcca, svcca
 from analysis.similarity import similarity
 from analysis.store import _to_arrow
 from analysis.tasks import draw_test_tasks
@@ -50,9 +50,13 @@ def test_values_are_those_of_the_layers_cut_out_of_the_network(run):
                     outputs.append(torch.cat([part(x) for x in sets]).detach())
                 found = of(table, task=task, layer=layer, compared=compared).set_index("measure")["value"]
                 assert found["cka"] == pytest.approx(linear_cka(*(x.flatten(1) for x in outputs)), abs=1e-5)
+                assert found["debiased cka"] == pytest.approx(debiased_cka(*(x.flatten(1) for x in outputs)), abs=1e-5)
                 if layer != "FC":
                     by_position = [x.permute(0, 2, 3, 1).reshape(-1, 4) for x in outputs]
                     assert found["pwcca"] == pytest.approx(pwcca(*by_position), abs=1e-5)
+                    assert found["svcca"] == pytest.approx(svcca(*by_position), abs=1e-5)
+                    if compared == "untrained":
+                        assert found.nunique() == 4, "four measures, and not one by four names"
 
 
 def test_too_few_examples_are_said_and_not_measured(run):

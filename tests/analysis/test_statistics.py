@@ -144,6 +144,10 @@ def test_a_task_counts_once_however_many_runs_met_it():
     by_pandas = table.pivot(index="task", columns="run", values="accuracy").mean(axis=1)
     assert found == interval(by_pandas, over="tasks")
     assert (found.level, found.kind, found.n, found.over) == (0.95, "bca", 50, "tasks")
+    asked = {"level": 0.5, "seed": 3, "num_resamples": 500}
+    assert task_interval(table, **asked) == interval(by_pandas, over="tasks", **asked)
+    zero = table.assign(accuracy=0.0)
+    assert paired_task_interval(table, zero, **asked) == interval(by_pandas, over="tasks", **asked)
 
 
 def test_tasks_of_another_seed_are_other_tasks():

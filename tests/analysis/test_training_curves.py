@@ -35,6 +35,16 @@ def test_a_diverged_run_keeps_what_was_measured_before(tmp_path, run):
     np.testing.assert_array_equal(table["loss"], run.curve["loss"])
 
 
+def test_a_point_whose_tasks_diverged_is_diverged_by_itself(run):
+    curve = run.curve.copy()
+    curve.loc[0, ["loss", "accuracy"]] = np.nan
+    curve.loc[1, "loss"] = 2.0**25
+    table = training_curves(replace(run, curve=curve))
+    assert table["status"].tolist() == ["diverged", "diverged", *["ok"] * (len(curve) - 2)]
+    assert table.loc[:1, ["loss", "accuracy"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(table.loc[2:, list(curve.columns)], curve.loc[2:])
+
+
 def test_a_run_that_diverged_at_once_has_a_row_that_says_so(tmp_path, run):
     lost = replace(run, status="diverged at iteration 0", curve=run.curve.iloc[:0])
     table = stored(training_curves(lost), tmp_path)

@@ -56,6 +56,7 @@ def test_each_task_is_trained_alone_until_it_is_learned(model, learns_from, requ
         assert row.training_steps == step
         assert row.converged == bool(loss <= 0.8)
         assert row.training_loss == pytest.approx(loss.item(), rel=1e-3)
+        assert row.loss == pytest.approx(cross_entropy(logits, episodes.query_y[0]).item(), rel=1e-3)
         assert row.accuracy == pytest.approx((logits.argmax(1) == episodes.query_y[0]).float().mean().item())
     assert table["converged"].any()
 

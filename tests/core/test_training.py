@@ -18,7 +18,7 @@ from core.group import Group
 from core.locks import claim
 from core.outer_optimizer import OPTIMIZER_STATE
 from core.runs import is_finished, load_tensors, save_tensors
-from core.side_by_side import Interrupted
+from core.side_by_side import Interrupted, is_curve_point
 from core.tasks import DATASETS, make_tasks
 from core.tasks.synthetic import SyntheticTasks
 from core.version import code_version
@@ -377,6 +377,25 @@ def test_an_incomplete_state_is_told_in_one_sentence(tiny_config, tmp_path, monk
         meta_train(tiny_config(), results=tmp_path, **QUIET)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "runs" / tiny_config().id / "state.safetensors") in str(caught.value)
+
+
+def test_a_curve_has_more_points_at_its_beginning(tiny_config):
+    config = tiny_config(iterations=2500, eval_every=1000)
+    found = [i for i in range(2501) if is_curve_point(i, config)]
+    assert found == [0, 10, 20, 50, 100, 200, 500, 1000, 2000, 2500]
+    assert [i for i in range(2501) if is_curve_point(i, tiny_config(iterations=2500, eval_every=0))] == [0, 2500]
+
+
+@pytest.mark.parametrize("method", ["maml", "klin"])
+def test_a_point_of_the_curve_is_an_evaluation_after_adaptation(tiny_config, method):
+    config = tiny_config(method=method, points=20, same_points=False)
+    run = meta_train(config, results=None, **QUIET)
+    for split, index in (("train", config.iterations), ("validation", 0), ("test", 0)):
+        table = run.evaluate(run.tasks().sample(split, config.eval_tasks, index))
+        end = table[(table["split"] == "query") & (table["step"] == config.steps)]
+        last = run.curve[(run.curve["split"] == split) & (run.curve["iteration"] == config.iterations)].iloc[0]
+        assert last["loss"] == pytest.approx(end["loss"].mean(), rel=1e-5)
+        assert last["accuracy"] == pytest.approx(end["accuracy"].mean())
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"points": 9}], ids=["another seed", "another setting"])

@@ -60,6 +60,11 @@ def test_every_number_is_drawn(measured):
     drawn = [list(line.get_ydata()) for line in ax.lines]
     for expected in ([52, 54], [50], [92], [50, 50], [92, 92]):  # seeds, the paper's two, chance, ceiling
         assert any(len(y) == len(expected) and y == pytest.approx(expected) for y in drawn)
+    whiskers = [segment[:, 1] for c in ax.collections for segment in c.get_segments()]
+    with_ends = [bar for bar in trace.panels[0].bars if bar.low == bar.low]
+    assert len(whiskers) == len(with_ends) > 0
+    for bar, drawn_ends in zip(with_ends, whiskers, strict=True):
+        assert drawn_ends == pytest.approx([bar.low, bar.high])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["LR", "LinNet"]
     caption = " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
     assert "whisker: 95 % BCa bootstrap interval over test tasks" in caption

@@ -207,7 +207,7 @@ def test_regression_is_compared_by_its_loss(tmp_path):
     assert "As trained, θ and ξ both adapt." in caption
     assert "6 test tasks." in caption
     drawn, panels = figure.draw(trace)
-    assert panels["comparison"].get_title() == "loss less that as trained"
+    assert panels["comparison"].get_title() == "loss against as trained"
     assert panels["comparison"].get_xlabel() == "difference"
     label = panels["comparison"].get_yticklabels()[4].get_text()
     assert label == f"plain steps\n{trace.compared[4].over.mean:.3g}"
@@ -278,6 +278,7 @@ def test_long_spectra_are_thinned_with_both_ends(tmp_path):
     drawn, panels = figure.draw(figure.Trace("", (strip,), (), (), (), ()))
     lines = [path.vertices[0, 1] for c in panels["spectra"].collections for path in c.get_paths()]
     assert (len(lines), max(lines), min(lines)) == (figure.MOST_DRAWN, 2, 0.5)
+    assert [label.get_text() for label in panels["spectra"].get_xticklabels(minor=True)] == ["rate"]
     assert panels["spectra"].get_ylabel() == "rate"
     drawn.clear()
 

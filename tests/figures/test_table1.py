@@ -32,7 +32,8 @@ MARKDOWN = """\
 | Bayes classifier |  | 94.0 |  |  |  |
 
 - Accuracy on test tasks in percent: mean ± standard deviation over seeds.
-- Synthetic: 2 classes, 1,000 points a task; 1 adaptation step; 30,000 iterations (as in the paper); 2 seeds; \
+- Synthetic: 2 classes, 1,000 points a task, standard normal times 0.1 (paper: 1); 1 adaptation step; \
+30,000 iterations (as in the paper); 2 seeds; \
 3 test tasks.
 - Glyphs: 5-way 1-shot, 2 adaptation steps; 600 iterations (reduced; paper: 60,000); 1 seed; 2 test tasks (paper: 600).
 - Own points are those that were adapted to, fresh points are new ones of the same tasks.

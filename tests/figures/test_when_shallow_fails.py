@@ -87,7 +87,7 @@ def test_maps_hold_the_cells_in_which_nothing_else_is_varied(trace):
     assert {at: pytest.approx(m.over.mean) for at, m in found.items()} == {
         (0.1, 0.5): 52, (1.0, 0.5): 62, (0.1, 50.0): 82, (1.0, 50.0): 87,
     }  # fmt: skip
-    assert [at for at, m in found.items() if m.is_paper] == [(0.1, 0.5)]
+    assert [at for at, m in found.items() if m.is_centre] == [(0.1, 0.5)]
     over = found[0.1, 0.5].over
     assert (over.n, over.over, over.level) == (3, "tasks", 0.95)  # two seeds on three tasks are no six tasks
     assert over.low < 52 < over.high
@@ -98,12 +98,12 @@ def test_sweeps_hold_one_quantity_each_with_the_papers_setting_among_them(trace)
     (points,) = trace.sweeps["points"]
     assert (points.model, points.iterations, points.is_longer) == ("lr", 50, False)
     assert values(points.marks, "points") == [(10, 51), (1000, 52)]
-    assert [m.is_paper for m in points.marks] == [False, True]
+    assert [m.is_centre for m in points.marks] == [False, True]
     short, longer = trace.sweeps["meta_lr"]
     assert values(short.marks, "meta_lr") == [(0.01, 52), (0.1, 56)]
     assert (longer.iterations, longer.is_longer) == (300, True)
     assert values(longer.marks, "meta_lr") == [(0.01, 53), (0.1, 54)]
-    assert [m.is_paper for m in longer.marks] == [True, False]
+    assert [m.is_centre for m in longer.marks] == [True, False]
 
 
 def test_what_diverged_is_named_and_never_averaged(trace):
@@ -153,7 +153,7 @@ def test_every_number_is_drawn(trace):
     assert any(list(line.get_xdata()) == [10.0] and line.get_marker() == "x" for line in axes["init_scale"].lines)
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert legend == [
-        "LR", "LinNet", "300 iterations", "paper's setting", "mean classifier", "Bayes classifier", "chance",
+        "LR", "LinNet", "300 iterations", "as in Figure 1", "mean classifier", "Bayes classifier", "chance",
         "predicted from the turn",
     ]  # fmt: skip
 

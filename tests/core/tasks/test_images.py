@@ -108,6 +108,16 @@ def test_a_batch_is_named_by_seed_split_and_index(pools):
         assert not torch.equal(one.sample(split, 4, 3).support_x, other.sample(split, 4, 3).support_x)
 
 
+def test_the_named_batches_are_those_of_the_record():
+    """Tables are paired with others by the names of their tasks: a name has to mean the same in every version."""
+    pooled, endless = tasks(), tasks(pool_sizes=None)
+    assert pooled._batch("test", 1, 0)[0, :, :2].tolist() == [[25, 20], [9, 15], [44, 43], [52, 47], [2, 0]]
+    assert pooled._batch("train", 2, 5)[..., 0].tolist() == [[76, 18, 16, 2, 42], [25, 11, 95, 49, 73]]
+    assert endless._batch("validation", 1, 3)[0, :, 4].tolist() == [27, 39, 7, 13, 49]
+    last = tasks(pool_sizes={"train": 5000, "validation": 20, "test": 20})._pool("train")[4999]
+    assert last[:, 0].tolist() == [88, 65, 19, 13, 61], "of the second part of a pool"
+
+
 def task_keys(episodes) -> list[bytes]:
     x = torch.cat([episodes.support_x, episodes.query_x], 1)
     return [task.numpy().tobytes() for task in x]

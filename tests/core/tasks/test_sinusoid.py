@@ -32,6 +32,8 @@ def test_a_batch_is_named_by_seed_split_and_index():
     batch = source.sample("test", 2, 4).support_x
     assert torch.equal(batch, again.sample("test", 2, 4).support_x)
     assert not torch.equal(batch, source.sample("test", 2, 5).support_x)
+    targets = make_tasks("sinusoid", shots=2, seed=0).sample("test", 1, 0).support_y
+    assert targets.flatten().tolist() == pytest.approx([3.2416074, 0.8807452], rel=1e-5), "in every version"
 
 
 def test_no_shots_are_refused():
