@@ -50,7 +50,8 @@ def test_every_study_of_every_run_that_suits_it_can_be_stored(saved_cnn, name):
         assert len(frame)
         if STUDIES[name].meets_tasks:
             assert set(frame["task_seed"]) == {1}
-            assert frame["task"].dropna().nunique() in (2, 0 if name == "linear_collapse" else 2)  # some rows are of none
+            # Rows of linear_collapse may be of no task.
+            assert frame["task"].dropna().nunique() in (2, 0 if name == "linear_collapse" else 2)
         origin = frame.attrs["provenance"]
         assert origin["study"] == name
         assert origin["command"] == "typed"
