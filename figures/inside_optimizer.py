@@ -393,6 +393,7 @@ def _draw_spectra(ax: Axes, trace: Trace) -> None:
         ax.set_xticks(middles, [style.plain(strip.part) for strip in trace.strips], minor=True)
         ax.tick_params(axis="x", which="minor", length=0, labelsize=7.5)
         ax.tick_params(axis="x", pad=14)  # layers below their parts
+        ax.xaxis.remove_overlapping_locs = False  # a layer of one part is right below it
     ax.set_ylabel(_spectrum_name(trace.strips))
     ax.set_title(style.plain(trace.title))
 
