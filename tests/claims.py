@@ -37,7 +37,7 @@ from figures.paper import CNN_LENGTHS, CNN_PARAMETERS, LENGTHS, PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-LONGER = "longer/depth_sweep"
+LONGER = "longer/"
 README, RECORD = "README.md", "results/README.md"
 OMNIGLOT, GLYPHS = "omniglot_small", "glyphs"
 NOTHING = 0.5  # points that "nothing" stands for: the largest end of an interval is 0.5
@@ -163,14 +163,14 @@ def linear(dataset: str, model: str, method: str = "maml") -> Interval:
 BEST_FIRST = ("kfc", "meta_curvature", "meta_sgd", "maml")  # in Table 2 of the paper
 
 
-def of_two(method: str, dataset: str) -> pd.DataFrame:
+def of_two(method: str, dataset: str, folder: str = "") -> pd.DataFrame:
     """`final` of the CNNs of two layers."""
-    return final("optimizer_comparison", dataset, "cnn", method)
+    return final(f"{folder}optimizer_comparison", dataset, "cnn", method)
 
 
-def one_of_two(method: str, dataset: str) -> float:
+def one_of_two(method: str, dataset: str, folder: str = "") -> float:
     """Their mean accuracy."""
-    return float(of_two(method, dataset)["accuracy"].mean())
+    return float(of_two(method, dataset, folder)["accuracy"].mean())
 
 
 def by_seed(method: str, dataset: str) -> "pd.Series[float]":
@@ -178,9 +178,9 @@ def by_seed(method: str, dataset: str) -> "pd.Series[float]":
     return of_seeds(of_two(method, dataset))
 
 
-def lead(better: str, worse: str, dataset: str) -> tuple[float, float, float]:
+def lead(better: str, worse: str, dataset: str, folder: str = "") -> tuple[float, float, float]:
     """Points between them, paired by task."""
-    return ends(paired_task_interval(of_two(better, dataset), of_two(worse, dataset)))
+    return ends(paired_task_interval(of_two(better, dataset, folder), of_two(worse, dataset, folder)))
 
 
 def best_first(*numbers: float) -> bool:
@@ -349,9 +349,12 @@ def depth(dataset: str) -> dict[tuple[int, str], float]:
     return {(point.layers, point.method): point.estimate.mean for point in points}
 
 
-def kfc_worth(dataset: str, layers: int, more: int = 0, source: str = "depth_sweep") -> tuple[float, float, float]:
+def kfc_worth(dataset: str, layers: int, more: int = 0, folder: str = "") -> tuple[float, float, float]:
     """Points that so many layers under KFC are above MAML with as many, or some more; in the seeds that both have."""
-    kfc, maml = (final(source, dataset, "cnn", method, n) for method, n in (("kfc", layers), ("maml", layers + more)))
+    kfc, maml = (
+        final(f"{folder}depth_sweep", dataset, "cnn", method, n)
+        for method, n in (("kfc", layers), ("maml", layers + more))
+    )
     kfc, maml = kfc[kfc["seed"].isin(maml["seed"])], maml[maml["seed"].isin(kfc["seed"])]
     return ends(paired_task_interval(kfc, maml))
 
@@ -373,13 +376,27 @@ def below(dataset: str, layers: int) -> tuple[float, float, float]:
 
 def rises(dataset: str, method: str, layers: int, folder: str = "") -> "pd.Series[float]":
     """What the last 500 iterations bring, in points of test accuracy, by seed; without those that diverged."""
-    table, runs = (
-        study(f"{folder}training_curves"),
-        final(f"{folder}depth_sweep", dataset, "cnn", method, layers)["run"],
-    )
-    rows = table[table["run"].isin(runs) & table["split"].eq("test")]
-    curve = 100 * rows.pivot(index="iteration", columns="seed", values="accuracy")
+    measured = f"{folder}{'optimizer_comparison' if method.startswith('meta_') else 'depth_sweep'}"
+    curve = cnn_curves(final(measured, dataset, "cnn", method, layers)["run"], folder)
     return curve.iloc[-1] - curve.loc[curve.index[-1] - 500]
+
+
+def cnn_curves(runs: "pd.Series[str]", folder: str = "") -> pd.DataFrame:
+    """Test accuracy in percent of runs, by iteration and seed."""
+    table = study(f"{folder}training_curves")
+    rows = table[table["run"].isin(runs) & table["split"].eq("test")]
+    return 100 * rows.pivot(index="iteration", columns="seed", values="accuracy")
+
+
+def of_three_layers() -> pd.DataFrame:
+    """`final` of the longer trainings of CNN-3 with KFC on glyphs."""
+    return final(f"{LONGER}depth_sweep", GLYPHS, "cnn", "kfc", 3)
+
+
+def lowest_after(runs: "pd.Series[str]", iteration: int, folder: str) -> tuple[float, int]:
+    """The least test accuracy of a seed from an iteration on, in percent, and where it is."""
+    least = cnn_curves(runs, folder).loc[iteration:].min(axis=1)
+    return float(least.min()), int(least.idxmin())
 
 
 def still_rises(dataset: str, method: str, layers: int, folder: str = "") -> float:
@@ -391,9 +408,9 @@ def one_layer_seeds(dataset: str) -> list[float]:
     return sorted(of_seeds(final("depth_sweep", dataset, "cnn", "kfc", 1)), reverse=True)
 
 
-def diverged_depths(dataset: str, source: str = "depth_sweep") -> list[int]:
+def diverged_depths(dataset: str, folder: str = "") -> list[int]:
     """Layers of the networks that diverged, once each; all are under KFC."""
-    table = study(source)
+    table = study(f"{folder}depth_sweep")
     rows = table[table["dataset"].eq(dataset) & table["status"].ne("ok")]
     assert rows["method"].eq("kfc").all()
     return sorted(rows.groupby("run")["layers"].first())
@@ -976,46 +993,72 @@ CONVOLUTIONAL = [
     ),
     Claim(
         RECORD,
-        "After {} iterations (`longer/`) two layers on `glyphs` reach {} % [{}, {}] under KFC, seeds {}, {} and {}, "
-        "and {} [{}, {}] under MAML; the last {} bring {} and {}. The lead of KFC has grown to {} points",
+        "They bring Meta-SGD and Meta-Curvature, at two layers, {} and {} on `omniglot_small`, and {} and {} on "
+        "`glyphs`.",
+        lambda: [
+            still_rises(dataset, method, 2)
+            for dataset in (OMNIGLOT, GLYPHS)
+            for method in ("meta_sgd", "meta_curvature")
+        ],
+    ),
+    Claim(
+        RECORD,
+        "**After {} iterations** (`longer/`) two layers on `glyphs` reach {} % [{}, {}] under KFC, {} [{}, {}] under "
+        "Meta-Curvature, {} [{}, {}] under Meta-SGD and {} [{}, {}] under MAML, where the paper has {}, {}, {} and "
+        "{} on Omniglot; the last {} bring {}, {}, {} and {}. (A seed of Meta-Curvature fell to {} % after {}, and "
+        "came back.) The lead of KFC over MAML has grown to {} points.",
         lambda: (
-            study(LONGER)["iterations"].unique().item(),
-            *ends(task_interval(final(LONGER, GLYPHS, "cnn", "kfc", 2))),
-            *of_seeds(final(LONGER, GLYPHS, "cnn", "kfc", 2)),
-            *ends(task_interval(final(LONGER, GLYPHS, "cnn", "maml", 2))),
+            study(f"{LONGER}depth_sweep")["iterations"].unique().item(),
+            *(end for method in BEST_FIRST for end in ends(task_interval(of_two(method, GLYPHS, LONGER)))),
+            *(published("Table 2", "cnn", method, 2) for method in BEST_FIRST),
             500,
-            *(still_rises(GLYPHS, method, 2, "longer/") for method in ("kfc", "maml")),
-            kfc_worth(GLYPHS, 2, source=LONGER)[0],
+            *(still_rises(GLYPHS, method, 2, LONGER) for method in BEST_FIRST),
+            *lowest_after(of_two("meta_curvature", GLYPHS, LONGER)["run"], 500, LONGER),
+            lead("kfc", "maml", GLYPHS, LONGER)[0],
         ),
     ),
     Claim(
         RECORD,
-        "On `omniglot_small` two of KFC's three seeds diverged on the way; the third reaches {} % [{}, {}], of which "
-        "the last {} bring {}.",
+        "Three layers under MAML reach {} % [{}, {}], of which the last {} bring {}: KFC is worth a layer at two "
+        "layers now, by {} [{}, {}] points.",
+        lambda: (
+            *ends(task_interval(final(f"{LONGER}depth_sweep", GLYPHS, "cnn", "maml", 3))),
+            500,
+            still_rises(GLYPHS, "maml", 3, LONGER),
+            *kfc_worth(GLYPHS, 2, more=1, folder=LONGER),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "its seeds had {}, {} and {} % at best, two of them fell to {} and {} % within {} iterations, and they end at "
+        "{}, {} and {} %.",
+        lambda: (
+            *cnn_curves(of_three_layers()["run"], LONGER).max(),
+            *cnn_curves(of_three_layers()["run"], LONGER).loc[500:].min()[:2],
+            300,
+            *of_seeds(of_three_layers()),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "two of them fell to",
+        # Within 300 iterations from above 90 %.
+        lambda: bool(
+            (cnn_curves(of_three_layers()["run"], LONGER).loc[500:].pipe(lambda c: c - c.shift(3)) < -75).any().sum()
+            == 2
+        ),
+    ),
+    Claim(
+        RECORD,
+        "On `omniglot_small` two of the three seeds with two layers under KFC diverged on the way; the third reaches "
+        "{} % [{}, {}], of which the last {} bring {}.",
         lambda: (
             (
-                *ends(task_interval(final(LONGER, OMNIGLOT, "cnn", "kfc", 2))),
+                *ends(task_interval(final(f"{LONGER}depth_sweep", OMNIGLOT, "cnn", "kfc", 2))),
                 500,
-                still_rises(OMNIGLOT, "kfc", 2, "longer/"),
+                still_rises(OMNIGLOT, "kfc", 2, LONGER),
             )
             if diverged_depths(OMNIGLOT, LONGER) == [2, 2]
-            else ()
-        ),
-    ),
-    Claim(
-        RECORD,
-        "above MAML with three layers, which had {} % after {} iterations, and both are near the paper's ({} and {},",
-        lambda: (
-            (
-                depth(GLYPHS)[3, "maml"],
-                length("depth_sweep", GLYPHS)[0],
-                *(published("Table A1", "cnn", method, 2) for method in ("kfc", "maml")),
-            )
-            if final(LONGER, GLYPHS, "cnn", "kfc", 2)["accuracy"].mean() > depth(GLYPHS)[3, "maml"]
-            and all(
-                abs(final(LONGER, GLYPHS, "cnn", m, 2)["accuracy"].mean() - published("Table A1", "cnn", m, 2)) < 2
-                for m in ("kfc", "maml")
-            )
             else ()
         ),
     ),
@@ -1047,6 +1090,20 @@ CONVOLUTIONAL = [
             *(by_seed("meta_curvature", GLYPHS) - by_seed("kfc", GLYPHS))[1:],
             one_of_two("meta_sgd", GLYPHS),
             one_of_two("maml", GLYPHS),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "After {} iterations KFC is ahead of Meta-Curvature by {} [{}, {}] points, and Meta-SGD still not of MAML "
+        "(by {} [{}, {}]).",
+        lambda: (
+            (
+                study(f"{LONGER}optimizer_comparison")["iterations"].unique().item(),
+                *lead("kfc", "meta_curvature", GLYPHS, LONGER),
+                *lead("meta_sgd", "maml", GLYPHS, LONGER),
+            )
+            if lead("meta_sgd", "maml", GLYPHS, LONGER)[1] < 0
+            else ()
         ),
     ),
     Claim(
