@@ -31,8 +31,6 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-# As Arnold et al. describe alpha_maml: rates of single parameters, adapted within a task by equation 4. What its own
-# paper adapts, online along training, are scalar rates of the inner and the outer loop.
 _ARNOLD = "Arnold, Iqbal and Sha (2019)"
 
 METHODS: dict[str, Method] = {
@@ -47,6 +45,8 @@ METHODS: dict[str, Method] = {
     "boil": Method("Oh, Yoo, Kim and Yun (2021)", adapts="body"),
     "fomaml": Method("Finn, Abbeel and Levine (2017)", first_order=True),
     "reptile": Method("Nichol, Achiam and Schulman (2018)", first_order=True, outer="reptile"),
+    # As Arnold et al. describe it: rates of single parameters, adapted within a task by equation 4. What its own paper
+    # adapts, online along training, are scalar rates of the inner and the outer loop.
     "alpha_maml": Method("Behl, Baydin and Torr (2019)", "meta_sgd", options={"adapts": True}),
 }
 assert {method.rule for method in METHODS.values()} == set(OPTIMIZERS)

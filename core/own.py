@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bounds import Refused
 from bounds.tensors import check_safetensors, check_torch
-from bounds.words import one_line, shown
+from bounds.words import one_line
 from core.adaptation import explained
 from core.config import OWN, RULE_FIELDS, TASK_FIELDS, TrainConfig, is_own
 from core.errors import UserError, unknown_name
@@ -89,8 +89,6 @@ def run_from_module(
     if unknown := rule_options.keys() - RULE_FIELDS.keys():
         *known, _ = inspect.signature(run_from_module).parameters
         raise unknown_name("argument", min(unknown), [*known, *RULE_FIELDS])
-    if isinstance(adapted, str):
-        raise UserError(f"adapted must be a list of words, got {shown(adapted)}")
     copy = without_dropout(_with_weights(deepcopy(module), weights))
     warn_of_frozen(copy)
     blank = reinitialised(copy, seed) if initial is None else _with_weights(deepcopy(copy), initial)
@@ -100,8 +98,6 @@ def run_from_module(
     device = next(iter(theta.values())).device
     source = as_tasks(tasks, seed=seed, device=device)
     check_own(copy, source)
-    if layers is not None and adapted is not None:
-        adapted = select(list(theta), adapted, layers_of(theta, layers))
     is_ours = source.name in DATASETS
     config = TrainConfig(
         dataset=source.name if is_ours else f"{OWN}tasks",
@@ -126,7 +122,10 @@ def run_from_module(
     if initial is not None:
         states.append(dict(blank.state_dict()))
     if layers is not None:
-        words.append(json.dumps(list(layers_of(theta, layers).items())))
+        named = layers_of(theta, layers)
+        words.append(json.dumps(list(named.items())))
+        if config.adapted is not None:
+            config = replace(config, adapted=select(list(theta), config.adapted, named))
     config = replace(config, own=_digest(states, words, source))
     rule = config.make_rule()
     xi = rule.init(theta) if xi is None else {key: tensor.detach().to(device) for key, tensor in xi.items()}

@@ -139,7 +139,7 @@ def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
     if not len(frame):
         return None
     configs = tuple(group.configs[run] for run in frame["run"].unique())
-    lost, percent = lost_runs(frame, ["task_seed", "task"]), final_accuracies(frame)
+    lost, percent = lost_runs(frame), final_accuracies(frame)
     model, method = configs[0]["model"], configs[0]["method"]
     num_tasks = len(percent[["task_seed", "task"]].drop_duplicates())
     tables = tuple(f"{group.study}/{run}" for run in frame["run"].unique())
@@ -155,7 +155,7 @@ def estimate(group: Runs, points_seen: str = "") -> Estimate | None:
 
 def final_accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     """The query rows after the last adaptation step, in percent, of the runs that did not diverge or fail."""
-    bad = [run for run, _ in lost_runs(frame, ["task_seed", "task"])]
+    bad = [run for run, _ in lost_runs(frame)]
     last = frame[~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])]
     return last.assign(accuracy=100 * last["accuracy"])
 
@@ -173,13 +173,13 @@ def interval_label(estimates: Iterable[Estimate]) -> str:
     return f"{' or '.join(f'{100 * level:g} %' for level in levels)} interval over tasks" if levels else ""
 
 
-def lost_runs(frame: pd.DataFrame, repetition: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def lost_runs(frame: pd.DataFrame, repetition: Sequence[str] = ("task_seed", "task")) -> tuple[tuple[str, str], ...]:
     """(run, what happened) of each run with a row that is not ok, in order of their names.
 
     Args:
         frame: rows of runs.
-        repetition: columns that name what a status may belong to, such as the task; a run of which some are ok says
-            how many are not.
+        repetition: columns that name what a status belongs to, a task under whichever draw; a run of which some are ok
+            says how many are not.
     """
     found = []
     for run, rows in frame.groupby("run", observed=True):

@@ -272,7 +272,7 @@ def _compared(comparison: pd.DataFrame, value: str) -> tuple[tuple[Compared, ...
     finals: dict[str, pd.DataFrame] = {}
     for name in names:
         mine = rows[rows["adaptation"].eq(name)]
-        bad = estimation.lost_runs(mine, ["task_seed", "task"])
+        bad = estimation.lost_runs(mine)
         lost += [(run, f"{name}: {what}") for run, what in bad]
         mine = mine[mine["step"].eq(mine["step"].max()) & ~mine["run"].isin([run for run, _ in bad])]
         finals[name] = mine.assign(value=(100 if value == "accuracy" else 1) * mine["value"])

@@ -134,7 +134,7 @@ def from_table(layer_roles: pd.DataFrame | None = None, fc_noise: pd.DataFrame |
         caption.append(f"Freezing layers and noise were measured on other test tasks: {of_each}.")
     noisy = "" if fc_noise is None else str(fc_noise["layer"].iloc[0])
     if noise and fc_noise is not None:
-        caption.append(describe_noise(noisy, int(fc_noise["draw"].max()) + 1, "Right: " if roles else ""))
+        caption.append(describe_noise(noisy, int(fc_noise["draw"].max()) + 1, "Right: all" if roles else "All"))
     return Trace(
         title=subject.title,
         value=value,
@@ -180,7 +180,7 @@ def marks(frame: pd.DataFrame, is_reference: "pd.Series[bool]", study: str, valu
         value: "accuracy", which is told in percent, or "loss".
     """
     tables = tuple(f"{study}/{run}" for run in frame["run"].unique())
-    bad = {run for run, _ in estimation.lost_runs(frame, networks.REPETITION)}
+    bad = {run for run, _ in estimation.lost_runs(frame)}
     kept = ~frame["run"].isin(bad) & frame["split"].eq("query") & frame["step"].eq(frame["steps"])
     frame, is_reference = frame[kept], is_reference[kept]
     if not len(frame):
@@ -209,13 +209,12 @@ def marks(frame: pd.DataFrame, is_reference: "pd.Series[bool]", study: str, valu
     ]
 
 
-def describe_noise(layer: str, draws: int, where: str) -> str:
-    """The caption's sentence on the noise, which is drawn `where`."""
-    words = (
-        f"all layers but the last two are fixed; noise is added to {layer} before adaptation, in units of the root "
-        f"mean square of its weights, {draws} draw{'s' if draws > 1 else ''} a task."
+def describe_noise(layer: str, draws: int, beginning: str) -> str:
+    """The caption's sentence on the noise; its `beginning` is "All", or says before where it is drawn."""
+    return (
+        f"{beginning} layers but the last two are fixed; noise is added to {layer} before adaptation, in units of the "
+        f"root mean square of its weights, {draws} draw{'s' if draws > 1 else ''} a task."
     )
-    return f"{where}{words}" if where else f"{words[0].upper()}{words[1:]}"
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:

@@ -71,11 +71,11 @@ def _measured(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     A run is lost if a task diverged; where a loss explodes only beyond what adaptation passed, these positions are.
     """
     passed = table["position"].between(0, 1)
-    lost = estimation.lost_runs(table[passed], ["task"])
+    lost = estimation.lost_runs(table[passed])
     rows = table[~table["run"].isin([run for run, _ in lost])]
     exploded = rows["status"].ne("ok").groupby([rows["run"], rows["position"]]).transform("any")
     beyond = []
-    for run, what in estimation.lost_runs(rows[exploded], ["task"]):
+    for run, what in estimation.lost_runs(rows[exploded]):
         positions = sorted(rows.loc[exploded & rows["run"].eq(run), "position"].unique())
         beyond.append((f"{run} at {', '.join(f'{position:g}' for position in positions)}", what))
     return rows[~exploded], (*captions.describe_lost(lost), *captions.describe_lost(beyond))

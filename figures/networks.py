@@ -171,10 +171,6 @@ def check_one(table: pd.DataFrame, what: str) -> None:
             )
 
 
-# What a status belongs to: a task, under whichever draw.
-REPETITION = ("task_seed", "task")
-
-
 def measured(
     table: pd.DataFrame, *, within: str | None = None, reference: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -186,18 +182,18 @@ def measured(
             diverge says nothing of weak noise.
         reference: parts that the others are compared with; a run that is lost in one of them is lost as a whole.
     """
-    lost = dict(estimation.lost_runs(table, REPETITION))
+    lost = dict(estimation.lost_runs(table))
     bad = table["run"].isin(lost)
     if within is not None:
         for run in [run for run in lost if table.loc[table["run"].eq(run), "status"].eq("ok").any()]:
             mine = table[table["run"].eq(run)]
-            if within_reference := estimation.lost_runs(mine[mine[within].isin(reference)], REPETITION):
+            if within_reference := estimation.lost_runs(mine[mine[within].isin(reference)]):
                 ((_, what),) = within_reference
                 lost[run] = f"{what} under {', '.join(reference)}, which the others are compared with"
                 continue
             del lost[run]
             for part, rows in mine.groupby(within, sort=False, observed=True):
-                found = estimation.lost_runs(rows, REPETITION)
+                found = estimation.lost_runs(rows)
                 bad &= ~(table["run"].eq(run) & table[within].eq(part)) | bool(found)
                 lost |= {f"{run} under {part}": what for _, what in found}
     return table[~bad], tuple(captions.describe_lost(lost.items()))

@@ -45,13 +45,13 @@ class Length:
 
 # Of the linear experiments (A.1.1), and of the nonlinear ones (A.1.2), whose iterations it does not state.
 LENGTHS = {"synthetic": Length(30_000, 1, None), "omniglot": Length(60_000, 32, 600)}
-# What the standard normal points of the synthetic tasks are multiplied by (A.1.1): nothing is said of a factor.
-INPUT_SCALE = 1.0
 CNN_LENGTHS = {
     "omniglot": Length(None, 32, 600),
     "cifar_fs": Length(None, None, 600),
     "mini_imagenet": Length(None, None, None),
 }
+# What the standard normal points of the synthetic tasks are multiplied by (A.1.1): nothing is said of a factor.
+INPUT_SCALE = 1.0
 
 # (dataset, ways, shots, steps) of the nonlinear experiments.
 _OMNIGLOT = ("omniglot", 10, 5, 4)

@@ -165,7 +165,7 @@ def _marks(frame: pd.DataFrame) -> list[tuple[Mark, str]]:
     found = []
     for _, rows in frame.groupby([*QUANTITIES, "varied"], sort=False):
         one = rows.iloc[0]
-        lost = estimation.lost_runs(rows, ["task"])
+        lost = estimation.lost_runs(rows)
         kept = rows[~rows["run"].isin([run for run, _ in lost])]
         over = task_interval(kept) if len(kept) else None
         mark = Mark(

@@ -68,8 +68,6 @@ class ImageTasks(TaskSource):
     Attributes:
         class_names: for each split the names of its classes, rotated ones included, in the order of the images.
         query_shots: query examples a class.
-        normalize: whether mean and std are used.
-        endless: whether tasks are drawn afresh for ever.
 
     Raises:
         UserError: where the images have fewer classes or samples than a task needs, splits share a class by name or by
@@ -109,12 +107,10 @@ class ImageTasks(TaskSource):
         for mapping in (images, pool_sizes, class_names):
             _check_splits(mapping)
         self.pool_sizes = None if pool_sizes is None else dict(pool_sizes)
-        self.endless = pool_sizes is None
         if self.pool_sizes is not None and min(self.pool_sizes.values()) < 1:
             raise UserError(f"every pool needs at least 1 task, got {self.pool_sizes}")
         self._check_images(images)
         self._normalisation = self._check_normalisation(mean, std)
-        self.normalize = self._normalisation is not None
         names = class_names or {split: [f"{split}/{i}" for i in range(len(images[split]))] for split in SPLITS}
         _check_names(images, names)
         _check_classes(images, names)
@@ -131,6 +127,16 @@ class ImageTasks(TaskSource):
             self._images[split] = tensor.contiguous()
         self._pools: dict[str, Tensor] = {}
         self._fingerprint: str | None = None
+
+    @property
+    def endless(self) -> bool:
+        """Whether tasks are drawn afresh for ever."""
+        return self.pool_sizes is None
+
+    @property
+    def normalize(self) -> bool:
+        """Whether pixels are normalised, by `mean` and `std`."""
+        return self._normalisation is not None
 
     def _check_images(self, images: Mapping[str, Tensor]) -> None:
         self.example_shape = tuple(images["train"].shape[2:])

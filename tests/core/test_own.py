@@ -516,8 +516,9 @@ def test_an_argument_that_there_is_not_is_told():
     for name, value in (("weigths", {}), ("iterations", 5)):
         with pytest.raises(UserError, match=rf"unknown argument '{name}'; known: adapt_lr, .*rule_depth, .*weights"):
             run_from_module(nn.Linear(6, 3), episodes(dtype=torch.float32), steps=1, adapt_lr=0.1, **{name: value})
+    part, layers = episodes(dtype=torch.float32), {"head": "weight"}
     with pytest.raises(UserError, match="adapted must be a list of words, got 'head'"):
-        run_from_module(nn.Linear(6, 3), episodes(), steps=1, adapt_lr=0.1, adapted="head", layers={"head": "weight"})
+        run_from_module(nn.Linear(6, 3), part, steps=1, adapt_lr=0.1, adapted="head", layers=layers)
 
 
 def empty_query(part):
