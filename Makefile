@@ -44,6 +44,7 @@ paper: install  ## the same at the paper's length on its data sets: says what it
 
 figures: install  ## draw every figure and table from the committed results
 	$(CHAIN) preset=record results=results
+	$(CHAIN) preset=record results=results/longer
 
 lint: install
 	$(BIN)/ruff check

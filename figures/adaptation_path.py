@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.statistics import Interval, task_intervals
 from figures import networks, style
+from figures.intervals import band
 
 STUDY = "adaptation_path"
 NEEDED = ("step", "probe", "layer", "value")
@@ -90,7 +91,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         for probe, ax in panels.items():
             for layer, points in trace.panels[probe].items():
                 steps, over = sorted(points), [points[step] for step in sorted(points)]
-                networks.band(ax, steps, over, colours[layer])
+                band(ax, steps, over, colours[layer])
                 ax.plot(
                     steps, [one.mean for one in over], color=colours[layer], marker="o", markersize=2.4, linewidth=1.1
                 )  # fmt: skip

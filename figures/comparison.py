@@ -1,15 +1,17 @@
 """Our numbers beside the paper's: what each is, whether they agree, and what differs between the two settings.
 
-What differs is read from the configurations of the runs and from what the paper states; it is no proof of a cause.
+What differs is read from the configurations of the runs and from what the paper states, and what is known of a number
+from its seeds, from its training curve, and from longer trainings. None of it is a proof of a cause.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from figures import captions, data, style
+from figures import captions, curves, data, style
+from figures.errors import MissingTable
 from figures.estimation import Estimate
 from figures.paper import INPUT_SCALE, PUBLISHED, Published
 
@@ -22,6 +24,8 @@ UNPUBLISHED = "no published number"
 LOST = "diverged or failed"
 UNMEASURED = "no number of ours"
 STATUSES = (WITHIN, ABOVE, BELOW, NO_INTERVAL, LOST, UNMEASURED, UNPUBLISHED)
+
+_APART = 5.0  # points between the smallest and the largest seed
 
 SAME = "data set and length of training are as the paper states them; the tables give no reason"
 SILENT = "the paper's text has no such number (its plots and its Table 1 were pictures, and are lost)"
@@ -76,6 +80,7 @@ class Number:
         num_tasks: test tasks.
         lost: such as "1 of 3 diverged"; empty if nothing was lost.
         tables: where it is from, study/id.
+        folder: folder within the results that its tables are in, such as longer; empty for the results themselves.
     """
 
     figure: str
@@ -96,6 +101,7 @@ class Number:
     num_tasks: int = 0
     lost: str = ""
     tables: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def difference(self) -> float:
@@ -137,7 +143,7 @@ def of_estimate(
     """The number of a table that an estimate is; `differs` is what the table alone knows to differ from the paper."""
     paper = published(figure, dataset, found.model, found.method, found.layers)
     lost = (f"{found.lost_text}, and not averaged in",) if found.lost else ()
-    reasons = (*setting_differences(dataset, found), *differs, *lost) or (SAME,)
+    reasons = (*setting_differences(dataset, found), *differs, *apart(found), *lost) or (SAME,)
     return Number(
         figure,
         dataset,
@@ -157,6 +163,14 @@ def of_estimate(
         lost=found.lost_text,
         tables=found.tables,
     )
+
+
+def apart(found: Estimate) -> tuple[str, ...]:
+    """That seeds are far apart, so that their mean is of none of them."""
+    means = sorted(mean for _, mean in found.seeds)
+    if len(means) < 2 or means[-1] - means[0] < _APART:
+        return ()
+    return (f"seeds have {', '.join(f'{mean:.1f}' for mean in means)} %",)
 
 
 def of_no_run(
@@ -207,7 +221,7 @@ def setting_differences(dataset: str, found: Estimate) -> tuple[str, ...]:
     stated = captions.paper_length(config)
     told = list(stand_in(dataset))
     if dataset == "synthetic" and (scale := data.setting(config, "input_scale")) != INPUT_SCALE:
-        told.append(f"points times {scale:g} in place of {INPUT_SCALE:g}, with which LR is not at chance")
+        told.append(f"points times {scale:g} in place of {INPUT_SCALE:g}")
     for ours, paper, what in (
         (config["iterations"], stated.iterations, "training iterations"),
         (config["tasks_per_iteration"], stated.tasks_per_iteration, "tasks an iteration"),
@@ -219,6 +233,61 @@ def setting_differences(dataset: str, found: Estimate) -> tuple[str, ...]:
     if stated.test_tasks not in (None, found.num_tasks) and found.seeds:
         told.append(f"{found.num_tasks:,} test tasks in place of {stated.test_tasks:,}")
     return tuple(told)
+
+
+def along_training(numbers: Iterable[Number], results: str | Path) -> list[Number]:
+    """The same numbers, each with what its training curve says of its end, where there is one.
+
+    Args:
+        numbers: of figures drawn from `results`.
+        results: folder of results.
+
+    Raises:
+        StudyError: for a damaged table.
+    """
+    numbers = list(numbers)
+    try:
+        runs = data.read_runs(results, curves.STUDY, curves.NEEDED)
+    except MissingTable:
+        return numbers
+    return [replace(n, reasons=_with(n.reasons, _ends(n, runs))) for n in numbers]
+
+
+def _ends(n: Number, runs: data.Runs) -> list[str]:
+    """What the curves of a number's runs say; of a difference of two networks, each under its name."""
+    ids = {table.partition("/")[2] for table in n.tables}
+    groups: dict[tuple[str, str, int | None], list[str]] = {}
+    for run in ids & runs.configs.keys():
+        config = runs.configs[run]
+        groups.setdefault((config["model"], config["method"], config.get("depth")), []).append(run)
+    told = []
+    for key in sorted(groups, key=str):
+        about = f"{style.name_of(*key)}: " if len(groups) > 1 else ""
+        told += [f"{about}{sentence}" for sentence in curves.describe_end(curves.line(runs.where(groups[key])))]
+    return told
+
+
+def of_other_folder(numbers: Iterable[Number], others: Iterable[Number]) -> list[Number]:
+    """The same numbers, each with what those of another folder, such as of longer trainings, have in its place."""
+    known: dict[tuple[object, ...], list[Number]] = {}
+    for n in others:
+        if not math.isnan(n.mean):
+            known.setdefault(_place(n), []).append(n)
+    told = [(n, [f"{_told(m)} in {m.folder}" for m in known.get(_place(n), ())]) for n in numbers]
+    return [replace(n, reasons=_with(n.reasons, sentences)) for n, sentences in told]
+
+
+def _told(n: Number) -> str:
+    return f"{n.mean:.1f} %" if n.unit == "%" else f"{captions.signed(n.mean)} {n.unit}"
+
+
+def _place(n: Number) -> tuple[object, ...]:
+    return n.figure, n.dataset, n.model, n.method, n.layers, n.condition, n.unit
+
+
+def _with(reasons: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    found = (*(reason for reason in reasons if reason != SAME), *more)
+    return found or reasons
 
 
 def unmeasured(numbers: Iterable[Number], results: str | Path, failures: Mapping[str, str]) -> list[Number]:

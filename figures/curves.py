@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from analysis.statistics import seed_spread
 from figures import estimation, style
@@ -20,6 +20,7 @@ BAND = "range (smallest to largest) over seeds"
 _APART = 0.12  # of the panel's diagonal: markers tell lines apart without colour, at any density of points
 _LINEAR_PART = 10  # iterations: the axis is linear up to here, and logarithmic beyond
 _LINEAR_SCALE = 0.6  # decades: length of the linear part
+_CHANGED = 2.0  # points: what a curve has to rise or fall by to be worth a word
 _ROOM = 2.2  # times the last iteration is where the axis ends: the paper's values stand beyond the curves
 _PUBLISHED_AT = 0.965  # of the panel's width
 _PUBLISHED_SIZE = (0.04, 0.065)  # of the panel: how far apart two stars have to be, to stay two
@@ -103,6 +104,52 @@ def line(group: Runs, published: float | None = None, *, split: str = "test") ->
     )
 
 
+@dataclass(frozen=True)
+class Rise:
+    """How far a mean curve rose over the end of training: `points` of accuracy (negative: it fell) from `since` on."""
+
+    since: int
+    points: float
+
+
+def rise(points: pd.DataFrame, share: float) -> Rise | None:
+    """How far a curve rose over the last `share` of its iterations, from the last point before; None without one.
+
+    Args:
+        points: as those of `Line`.
+        share: between 0 and 1.
+    """
+    if not len(points):
+        return None
+    end = points.iloc[-1]
+    before = points[points["iteration"] <= (1 - share) * end["iteration"]]
+    if not len(before) or end["iteration"] == 0:
+        return None
+    return Rise(int(before.iloc[-1]["iteration"]), float(end["mean"] - before.iloc[-1]["mean"]))
+
+
+def highest(points: pd.DataFrame) -> "pd.Series[float]":
+    """The point at which a mean curve is highest, as a row of the points of a `Line`."""
+    return points.iloc[int(points["mean"].to_numpy().argmax())]
+
+
+def describe_end(one: Line) -> list[str]:
+    """What the end of a curve says of the number it leads to: that it still rose, or that it was higher before."""
+    told = []
+    late = rise(one.points, 0.5)
+    if late is not None and late.points >= _CHANGED:
+        last = int(one.points.iloc[-1]["iteration"])
+        told.append(f"still rising: {late.points:.1f} points from iteration {late.since:,} to {last:,}")
+    if len(one.points):
+        best, end = highest(one.points), one.points.iloc[-1]
+        if best["mean"] - end["mean"] >= _CHANGED:
+            told.append(
+                f"it had {best['mean']:.1f} % at iteration {int(best['iteration']):,}, and {end['mean']:.1f} at its "
+                "end, on the tasks of the curve"
+            )
+    return told
+
+
 def describe_band(lines: Iterable[Line]) -> str:
     """What the caption calls the bands of these lines."""
     return BAND if any(one.num_seeds > 1 for one in lines) else "none, one seed"
@@ -158,24 +205,28 @@ def draw_chance(ax: Axes, chance: float) -> None:
     )  # fmt: skip
 
 
-def set_iterations(ax: Axes, lines: Iterable[Line], room: float | None = None) -> None:
-    """The horizontal axis, a little longer than the longest of these lines.
+def set_linear_iterations(ax: Axes, lines: Iterable[Line], room: float) -> None:
+    """A linear horizontal axis, on which one sees whether a curve still rises.
 
     Args:
         ax: the panel.
         lines: those that have to fit.
-        room: share of the panel's width beyond the last iteration; None: what 2.2 times that iteration needs.
+        room: share of the panel's width beyond the last iteration, where the paper's values stand.
     """
+    end = max((int(one.points["iteration"].max()) for one in lines if len(one.points)), default=_LINEAR_PART)
+    ax.set_xlim(0, max(end, 1) / (1 - room))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    # No number where nothing was measured.
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= end])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def set_iterations(ax: Axes, lines: Iterable[Line]) -> None:
+    """A logarithmic horizontal axis, 2.2 times as long as the longest of these lines."""
     ends = [int(one.points["iteration"].max()) for one in lines if len(one.points)]
     end = max(ends, default=_LINEAR_PART)
     ax.set_xscale("symlog", linthresh=_LINEAR_PART, linscale=_LINEAR_SCALE)
-    if room is None:
-        last = end * _ROOM
-    else:
-        scale = ax.xaxis.get_transform()
-        length = float(scale.transform([end])[0]) / (1 - room)
-        last = float(scale.inverted().transform([length])[0])
-    ax.set_xlim(0, last)
+    ax.set_xlim(0, end * _ROOM)
     # No number where nothing was measured; the last one would stick out of the panel.
     ticks = [0, *(10**k for k in range(1, 7) if 10**k <= end)]
     ax.set_xticks([*ticks, end] if len(ticks) < 3 and end >= 2 * ticks[-1] else ticks)

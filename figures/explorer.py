@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from analysis.statistics import Interval, task_intervals
 from figures import data, estimation, networks, style
 from figures.errors import FigureError
+from figures.intervals import band, whisker
 
 NEEDED = ("run", "status", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy", "loss")
 QUERY, CHOSEN, SIMILAR = "#6a4c93", "#d1495b", "#33638d"
@@ -136,7 +137,7 @@ def draw(trace: Trace, strength: float, step: int) -> tuple[Figure, dict[str, Ax
 def _draw_measured(ax: Axes, trace: Trace, strength: float, step: int) -> None:
     there = [std for std in trace.strengths if (std, step) in trace.measured]
     x, over = [trace.strengths.index(std) for std in there], [trace.measured[std, step] for std in there]
-    networks.band(ax, x, over, QUERY)
+    band(ax, x, over, QUERY)
     ax.plot(x, [one.mean for one in over], color=QUERY, marker="o", markersize=3.2, zorder=3)
     ax.plot(
         [trace.strengths.index(strength)], [trace.measured[strength, step].mean], linestyle="none", marker="o",
@@ -159,7 +160,7 @@ def _draw_similar(ax: Axes, trace: Trace, strength: float, step: int) -> None:
         [over.mean for over in found.values()], y, color=SIMILAR, marker="D", markersize=3.6, linewidth=0.9, zorder=3
     )  # fmt: skip
     for position, over in zip(y, found.values(), strict=True):
-        networks.whisker(
+        whisker(
             ax, over.mean, position, over, horizontal=True, color=SIMILAR, linewidth=0.9, capsize=1.5, zorder=3
         )  # fmt: skip
     networks.layers_down(ax, trace.layers)

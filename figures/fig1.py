@@ -14,6 +14,7 @@ from figures import captions, data, estimation, style
 from figures.data import Runs, Where
 from figures.errors import MissingTable
 from figures.estimation import Ceiling, Estimate
+from figures.intervals import whisker
 from figures.paper import linear_accuracy
 
 STUDY = "post_adaptation"
@@ -143,9 +144,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
         look = style.look_of(bar.model, bar.method)
         if bar.seeds:
             ax.bar(x, bar.mean, width=0.46, color=look.colour, alpha=0.35, zorder=2)
-            if np.isfinite(bar.low):
-                below, above = bar.mean - bar.low, bar.high - bar.mean
-                ax.errorbar(x + 0.13, bar.mean, [[below], [above]], color="black", linewidth=1.0, capsize=2.5, zorder=4)
+            whisker(ax, x + 0.13, bar.mean, bar, color="black", linewidth=1.0, capsize=2.5, zorder=4)
             # Side by side, in order of the seeds, so that equal values stay apart, and clear of the whisker.
             offsets = np.linspace(-0.17, 0.05, len(bar.seeds)) if len(bar.seeds) > 1 else [-0.06]
             ax.plot(
@@ -167,7 +166,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
 
 def _legend(figure: Figure, trace: Trace) -> None:
     handles = [Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed")]
-    if whisker := estimation.interval_label(e for p in trace.panels for e in p.bars):
-        handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=whisker))
+    if label := estimation.interval_label(e for p in trace.panels for e in p.bars):
+        handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=label))
     handles.append(Line2D([], [], label=captions.paper_label([p.dataset for p in trace.panels]), **style.PAPER))
     figure.legend(handles=handles, loc="upper center", ncols=len(handles), borderaxespad=0.3)

@@ -15,6 +15,7 @@ from figures import captions, comparison, data, estimation, layer_roles, network
 from figures.comparison import Number
 from figures.data import Where
 from figures.errors import MissingTable
+from figures.intervals import whisker
 from figures.layer_roles import ALONE, AS_TRAINED, FROZEN, NOISE, ROLES, Mark
 
 PAPER_HAS = ("omniglot", "cifar_fs")  # data sets of the paper's figure
@@ -122,7 +123,7 @@ def _draw_roles(ax: Axes, trace: Trace) -> None:
         for mark in marks:
             x = trace.layers.index(mark.layer) + shift
             ax.bar(x, mark.over.mean, width=0.36, color=colour, alpha=0.75, zorder=2)
-            networks.whisker(ax, x, mark.over.mean, mark.over, color="black", linewidth=0.9, capsize=2.0, zorder=4)
+            whisker(ax, x, mark.over.mean, mark.over, color="black", linewidth=0.9, capsize=2.0, zorder=4)
             if len(mark.seeds) > 1:
                 offsets = np.linspace(-0.1, 0.1, len(mark.seeds))
                 ax.plot(x + offsets, mark.seeds, **layer_roles.seed_dots(colour))

@@ -15,6 +15,7 @@ from figures import captions, data, estimation, style
 from figures.data import Runs, Where
 from figures.errors import FigureError, MissingTable
 from figures.estimation import Estimate
+from figures.intervals import whisker
 from figures.paper import Published, cnn_accuracy
 
 STUDY = "depth_sweep"
@@ -23,6 +24,8 @@ LAYERS = (1, 2, 3, 4)
 METHODS = ("maml", "kfc")
 MODELS = tuple((layers, method) for layers in LAYERS for method in METHODS)
 _SIDE = {"maml": -1, "kfc": 1}  # of the tick, so that equal values of the two stay apart
+_WHISKER: dict[str, Any] = {"color": "black", "linewidth": 0.9, "capsize": 2.6, "zorder": 2.5}
+_PAPER_LINE: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 0.6}
 _CLAIM: dict[str, Any] = {"color": "#555555", "linestyle": (0, (1, 1.4)), "linewidth": 0.9}
 
 
@@ -247,12 +250,12 @@ def _draw_accuracy(ax: Axes, trace: Trace) -> None:
             markeredgewidth=0, zorder=3,
         )  # fmt: skip
         for place, found in zip(x, mine.values(), strict=True):
-            _whisker(ax, place, found.mean, found.low, found.high)
+            whisker(ax, place, found.mean, found, **_WHISKER)
             _dots(ax, place + 0.12 * _SIDE[method], [mean for _, mean in found.seeds], look.colour)
-        for (layers, name), value in trace.published.items():
-            if name == method:
-                outline = {**style.PAPER, "markeredgecolor": look.colour}
-                ax.plot([layers + 0.33 * _SIDE[method]], [value.accuracy], zorder=5, **outline)
+        stars = {layers: value.accuracy for (layers, name), value in trace.published.items() if name == method}
+        # Joined, or the stars of two methods beside each other would be read as one curve.
+        outline = {**style.PAPER, "markeredgecolor": look.colour, **_PAPER_LINE, "color": look.colour}
+        ax.plot([layers + 0.33 * _SIDE[method] for layers in stars], list(stars.values()), zorder=1.8, **outline)
     lost = [f"{p.estimate.name}: {p.estimate.lost_text}" for p in trace.points if p.estimate.lost]
     if lost:
         ax.text(
@@ -272,7 +275,7 @@ def _draw_gaps(ax: Axes, trace: Trace) -> None:
     reach = [0.0]
     for gap in trace.gaps:
         ax.plot([gap.layers], [gap.mean], marker="s", markersize=4.2, color="black", linestyle="none", zorder=3)
-        _whisker(ax, gap.layers, gap.mean, gap.low, gap.high)
+        whisker(ax, gap.layers, gap.mean, gap, **_WHISKER)
         _dots(ax, gap.layers - 0.2, [value for _, value in gap.seeds], "#777777")
         reach += [gap.mean, *(value for _, value in gap.seeds), *(e for e in (gap.low, gap.high) if np.isfinite(e))]
     places = [layers for layers in LAYERS[:-1] if trace.published_gap(layers) is not None]
@@ -294,11 +297,6 @@ def _x(layers: int, method: str) -> float:
     return layers + 0.08 * _SIDE[method]
 
 
-def _whisker(ax: Axes, x: float, mean: float, low: float, high: float) -> None:
-    if np.isfinite(low):
-        ax.errorbar(x, mean, [[mean - low], [high - mean]], color="black", linewidth=0.9, capsize=2.6, zorder=2.5)
-
-
 def _dots(ax: Axes, x: float, values: Sequence[float], colour: str) -> None:
     # Side by side, in order of the seeds, so that equal values stay apart.
     offsets = np.linspace(-0.045, 0.045, len(values)) if len(values) > 1 else np.zeros(len(values))
@@ -315,8 +313,8 @@ def _legend(figure: Figure, trace: Trace) -> None:
         label = look.name if method == "kfc" else f"{look.name} (MAML)"
         handles.append(Line2D([], [], color=look.colour, marker=look.marker, markersize=4.2, label=label))
     handles.append(Line2D([], [], linestyle="none", marker="o", markersize=3, color="#555555", label="one seed"))
-    if whisker := estimation.interval_label(point.estimate for point in trace.points):
-        handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=whisker))
+    if label := estimation.interval_label(point.estimate for point in trace.points):
+        handles.append(Line2D([], [], color="black", marker="|", markersize=8, linestyle="none", label=label))
     handles.append(Line2D([], [], label=captions.paper_label([trace.dataset]), **style.PAPER))
     if trace.gaps:
         handles.append(Line2D([], [], label="KFC to MAML with one layer more", **_CLAIM))

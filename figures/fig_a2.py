@@ -1,4 +1,7 @@
-"""Figure A.2: training and testing accuracy of convolutional networks along meta-training, on Omniglot."""
+"""Figure A.2: training and testing accuracy of convolutional networks along meta-training, on Omniglot.
+
+The paper's has two and four layers; ours has all that were measured, and in numbers what the end of training brought.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,19 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures import captions, curves, data, style
+from figures import captions, curves, data, style, tabular
 from figures.curves import Line
 from figures.data import Runs, Where
 from figures.errors import MissingTable
 from figures.paper import cnn_accuracy
+from figures.tabular import Cell, Column, bracketed
 
-LAYERS = (2, 4)
+LAYERS = (1, 2, 3, 4)
+OF_PAPER = (2, 4)  # the layers of its figure
 METHODS = ("maml", "meta_sgd", "meta_curvature", "kfc")
 MODELS = tuple((layers, method) for layers in LAYERS for method in METHODS)
+MODELS_OF_PAPER = tuple(pair for pair in MODELS if pair[0] in OF_PAPER)
 _ROOM = 0.14  # of the panel's width: the paper's values may have to stand side by side
 _STAR = 6.8  # points, smaller than in larger panels
 _LOST_SIZE = 7.5  # points
 _LEGEND_COLUMNS = 3
+_LATE = {"half": 0.5, "fifth": 0.2}
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,11 @@ class Trace:
     @property
     def lines(self) -> tuple[Line, ...]:
         """All curves."""
-        return tuple(one for row in self.rows for one in (*row.training, *row.testing))
+        return (*self.lines_of("training"), *self.lines_of("testing"))
+
+    def lines_of(self, tasks: str) -> tuple[Line, ...]:
+        """The curves on "training" or on "testing" tasks."""
+        return tuple(one for row in self.rows for one in getattr(row, tasks))
 
 
 def traces(results: str | Path, where: Sequence[Where] = ()) -> dict[str, Trace]:
@@ -86,7 +97,7 @@ def measured(results: str | Path, datasets: Sequence[str], first: str, where: Se
     found = {dataset: trace for dataset in datasets if (trace := _trace(runs, dataset)) is not None}
     if not found:
         raise MissingTable(
-            f"no CNN of {' or '.join(map(str, LAYERS))} layers has a curve in the paper's setting on "
+            f"no CNN of 1 to {max(LAYERS)} layers has a curve in the paper's setting on "
             f"{' or '.join(map(style.dataset_name, datasets))}; "
             f"{captions.missing_runs(f'{first}_optimizers', results, curves.STUDY)}"
         )
@@ -137,9 +148,44 @@ def _caption(dataset: str, rows: Sequence[Row]) -> tuple[str, ...]:
             num_tasks=max((one.num_tasks for one in testing), default=0),
         ),
         *captions.describe_norm(testing[0].configs[0]),
-        *captions.describe_absent(MODELS, [(row.layers, one.method) for row in rows for one in row.testing]),
+        *captions.describe_absent(MODELS_OF_PAPER, [(row.layers, one.method) for row in rows for one in row.testing]),
         *captions.describe_lost(run for one in testing for run in (*one.lost, *one.holes)),
     )
+
+
+def texts(trace: Trace) -> dict[str, str]:
+    """What the end of training brought each network on test tasks, as Markdown."""
+    lines = [one for one in trace.lines_of("testing") if len(one.points)]
+    ends = [one.points.iloc[-1] for one in lines]
+    bests = [curves.highest(one.points) for one in lines]
+    columns = {
+        "iterations": [Cell(f"{end['iteration']:,.0f}") for end in ends],
+        "seeds": [Cell(str(one.num_seeds)) for one in lines],
+        "at the end": [Cell(f"{end['mean']:.1f}", bracketed(end["low"], end["high"])) for end in ends],
+        **{f"last {name}": [_risen(one, share) for one in lines] for name, share in _LATE.items()},
+        "highest": [Cell(f"{best['mean']:.1f} at {best['iteration']:,.0f}") for best in bests],
+    }
+    notes = (
+        "Accuracy on test tasks in percent, mean over seeds, in brackets the smallest and the largest; and in points "
+        "what the last half and the last fifth of training brought, with the iteration that this is counted from. A "
+        "curve that has converged brings nothing there.",
+        *trace.caption[1:],
+    )
+    table = tabular.Trace(
+        rows=tuple(one.name for one in lines),
+        ruled=(),
+        columns=tuple(Column("", head, tuple(cells)) for head, cells in columns.items()),
+        notes=notes,
+        label="",
+        first=0.25,
+        numbers=(),
+    )
+    return {"md": f"{trace.title}\n\n{tabular.markdown(table)}"}
+
+
+def _risen(one: Line, share: float) -> Cell:
+    found = curves.rise(one.points, share)
+    return Cell("") if found is None else Cell(captions.signed(found.points), f"from {found.since:,}")
 
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
@@ -158,7 +204,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             for side, (name, lines) in enumerate({"training": row.training, "testing": row.testing}.items()):
                 ax = axes[f"{name} {row.layers}"] = flat[2 * at + side]
                 _draw_panel(ax, lines, trace)
-                _head(ax, f"{name}, {row.layers} layers", lost[row.layers])
+                _head(ax, f"{name}, {row.layers} layer{'s' if row.layers > 1 else ''}", lost[row.layers])
                 # One scale for all panels, so that they can be compared, and numbers at the outer ones only.
                 ax.tick_params(labelbottom=at == num_rows - 1, labelleft=side == 0)
                 if at == num_rows - 1:
@@ -172,7 +218,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
 def _draw_panel(ax: Axes, lines: Sequence[Line], trace: Trace) -> None:
     curves.draw_chance(ax, trace.chance)
     curves.draw_lines(ax, lines)
-    curves.set_iterations(ax, trace.lines, _ROOM)
+    curves.set_linear_iterations(ax, trace.lines, _ROOM)
     highs = [2 * trace.chance, *(one.published for one in trace.lines if one.published is not None)]
     highs += [float(one.points["high"].max()) for one in trace.lines if len(one.points)]
     ax.set_ylim(0, min(10 * np.ceil(max(highs) / 10 + 0.4), 104))  # a star needs room above its value

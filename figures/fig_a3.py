@@ -5,9 +5,9 @@ from pathlib import Path
 
 from figures import fig_a2
 from figures.data import Where
-from figures.fig_a2 import Trace, draw
+from figures.fig_a2 import Trace, draw, texts
 
-__all__ = ["DATASET", "draw", "traces"]
+__all__ = ["DATASET", "draw", "texts", "traces"]
 
 DATASET = "mini_imagenet"
 

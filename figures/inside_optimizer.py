@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator
 from analysis.statistics import Interval, paired_task_interval, task_interval
 from figures import captions, data, estimation, networks, style
 from figures.data import Runs, Where
+from figures.intervals import whisker
 
 STUDY = "inside_optimizer"
 NEEDED = (
@@ -405,10 +406,8 @@ def _draw_alignment(cosine: Axes, ratio: Axes, trace: Trace) -> None:
         x = layers.index(mark.layer) + 0.6 * ((mark.step - 0.5) / num_steps - 0.5)
         colour = _step_colour(mark.step, num_steps)
         for ax, over in ((cosine, mark.cosine), (ratio, mark.ratio)):
-            ends = [[over.mean - over.low], [over.high - over.mean]] if np.isfinite(over.low) else None
-            ax.errorbar(
-                x, over.mean, ends, color=colour, ecolor=colour, linewidth=1.0, zorder=3, **DOT,
-            )  # fmt: skip
+            whisker(ax, x, over.mean, over, color=colour, linewidth=1.0, zorder=3)
+            ax.plot(x, over.mean, color=colour, zorder=3, **DOT)
     for ax, reference in ((cosine, 0), (ratio, 1)):
         ax.axhline(reference, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
         ax.set_xticks(range(len(layers)), list(map(style.plain, layers)))
@@ -436,8 +435,8 @@ def _draw_comparison(ax: Axes, trace: Trace) -> None:
         if over is None:
             ax.text(0, y, "no reference", ha="right", va="center", fontsize=7.5, color="#777777")
             continue
-        ends = [[over.mean - over.low], [over.high - over.mean]] if np.isfinite(over.low) else None
-        ax.errorbar(over.mean, y, xerr=ends, color=COMPARED, marker="o", markersize=4, linewidth=1.2, zorder=3)
+        whisker(ax, over.mean, y, over, horizontal=True, color=COMPARED, linewidth=1.2, zorder=3)
+        ax.plot(over.mean, y, color=COMPARED, marker="o", markersize=4, zorder=3)
     ax.axvline(0, color="black", linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
     ax.set_yticks(range(len(labels)), list(map(style.plain, labels)), fontsize=7.5, linespacing=0.95)
     ax.set_ylim(max(len(labels), 1) - 0.5, -0.5)

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.statistics import Interval, paired_task_interval, task_interval
 from figures import networks, style
 from figures.errors import FigureError
+from figures.intervals import whisker
 
 STUDY = "label_permutation"
 NEEDED = ("intervention", "draw", "step", "split", "accuracy")
@@ -133,7 +134,7 @@ def _draw_spread(ax: Axes, trace: Trace) -> None:
         ax.hist(trace.spread, bins=np.linspace(0, 1.05 * top, 13).tolist(), color=SPREAD_COLOUR, alpha=0.75)
         over, height = trace.mean_spread, ax.get_ylim()[1]
         ax.plot([over.mean], [1.08 * height], marker="o", markersize=3.2, color="black", linestyle="none")
-        networks.whisker(ax, over.mean, 1.08 * height, over, horizontal=True, color="black", linewidth=0.9, capsize=2.0)
+        whisker(ax, over.mean, 1.08 * height, over, horizontal=True, color="black", linewidth=0.9, capsize=2.0)
         ax.annotate(
             f"mean {networks.number(over)}", (over.mean, 1.08 * height), xytext=(0, 4), textcoords="offset points",
             ha="center", fontsize=7.5,

@@ -19,6 +19,7 @@ from analysis.statistics import Interval, task_intervals
 from figures import estimation, networks, style
 from figures.data import Where
 from figures.errors import FigureError
+from figures.intervals import band, whisker
 
 MEASURED = ("steps", "intervention", "draw", "task_seed", "task", "step", "split", "accuracy", "loss")
 ROLES = ("layer_roles", ("kind", "layer", *MEASURED))
@@ -262,7 +263,7 @@ def _draw_roles(ax: Axes, trace: Trace) -> None:
         for mark in found:
             y = trace.layers.index(mark.layer) + shift
             ax.barh(y, mark.over.mean, height=0.34, color=colour, alpha=0.75, zorder=2)
-            networks.whisker(
+            whisker(
                 ax, mark.over.mean, y, mark.over, horizontal=True, color="black", linewidth=0.8, capsize=1.5, zorder=4
             )
             if len(mark.seeds) > 1:
@@ -282,7 +283,7 @@ def _draw_differences(ax: Axes, trace: Trace) -> None:
         for mark in found:
             y = trace.layers.index(mark.layer) + shift
             ax.plot([mark.against.mean], [y], linestyle="none", marker="o", markersize=3.4, color=colour, zorder=3)
-            networks.whisker(
+            whisker(
                 ax, mark.against.mean, y, mark.against, horizontal=True, color=colour, linewidth=1.0, capsize=1.8,
                 zorder=3,
             )  # fmt: skip
@@ -295,7 +296,7 @@ def _draw_differences(ax: Axes, trace: Trace) -> None:
 def draw_noise(ax: Axes, noise: Sequence[Mark], layer: str) -> None:
     """Accuracy or loss against the strength of the noise, one strength beside the other."""
     x = range(len(noise))
-    networks.band(ax, list(x), [mark.over for mark in noise], NOISY)
+    band(ax, list(x), [mark.over for mark in noise], NOISY)
     ax.plot(x, [mark.over.mean for mark in noise], color=NOISY, marker="o", markersize=3.2, zorder=3)
     ax.set_xticks(x, [f"{mark.std:g}" for mark in noise])
     ax.set_xlabel(f"noise on {style.plain(layer)} (in its own scale)")

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from analysis.statistics import Interval, task_intervals
 from figures import captions, estimation, networks, style
+from figures.intervals import band
 
 STUDY = "loss_line"
 NEEDED = ("position", "split", "loss", "accuracy")
@@ -97,7 +98,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
         for name, ax in panels.items():
             for split, line in measured[name].items():
                 colour, positions, over = COLOURS[split], list(line), list(line.values())
-                networks.band(ax, positions, over, colour)
+                band(ax, positions, over, colour)
                 ax.plot(positions, [one.mean for one in over], color=colour, zorder=3)
                 marked = [position for position in ENDS if position in line]
                 ax.plot(

@@ -274,20 +274,6 @@ def height_of(layers: Sequence[str], rows: int = 1) -> float:
     return 1.15 + LAYER_HEIGHT * max(4, len(layers)) * (1 if rows == 1 else 1.25)
 
 
-def whisker(ax: Axes, x: float, y: float, over: Interval, *, horizontal: bool = False, **look: Any) -> None:
-    """An interval's ends about (x, y), unless it has none."""
-    if np.isfinite(over.low):
-        ends = [[over.mean - over.low], [over.high - over.mean]]
-        x_ends, y_ends = (ends, None) if horizontal else (None, ends)
-        ax.errorbar(x, y, yerr=y_ends, xerr=x_ends, linestyle="none", **look)
-
-
-def band(ax: Axes, x: Sequence[float], over: Sequence[Interval], colour: Any, *, alpha: float = 0.2) -> None:
-    """The intervals along a line, where they have ends."""
-    low, high = (np.array([getattr(one, end) for one in over], dtype=float) for end in ("low", "high"))
-    ax.fill_between(list(x), low, high, where=np.isfinite(low).tolist(), color=colour, alpha=alpha, linewidth=0)
-
-
 def log_axis(ax: Axes) -> None:
     """Make the vertical axis logarithmic, with plain numbers; what is zero, such as a first distance, is left out."""
     ax.set_yscale("log", nonpositive="mask")

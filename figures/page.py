@@ -96,11 +96,18 @@ def _digest(text: str) -> str:
 
 
 def _summary(report: Report) -> list[Markup]:
-    of_paper = [section for section in report.sections if section.name.startswith(("fig", "table"))]
-    drawn, beyond = (
+    own = [section for section in report.sections if "/" not in section.name]
+    of_paper = [section for section in own if section.name.startswith(("fig", "table"))]
+    drawn, beyond, again = (
         sum(bool(section.items) for section in group)
-        for group in (of_paper, [section for section in report.sections if section not in of_paper])
+        for group in (
+            of_paper,
+            [section for section in own if section not in of_paper],
+            [section for section in report.sections if section not in own],
+        )
     )
+    folders = sorted({section.name.partition("/")[0] for section in report.sections if section not in own})
+    told_again = f", and {again} again of other settings ({', '.join(folders)})" if again else ""
     shown = {table for section in report.sections for item in section.items for table in item.tables}
     dates = sorted(str(source.provenance["date"])[:10] for source in report.sources)
     compared = [n for n in report.numbers if n.paper is not None]
@@ -110,10 +117,13 @@ def _summary(report: Report) -> list[Markup]:
         element(
             "p",
             f"{drawn} of {len(of_paper)} figures and tables of “Decoupling adaptation from modeling with "
-            f"meta-optimizers for meta learning” and {beyond} beyond it, made from {len(shown)} of "
+            f"meta-optimizers for meta learning” and {beyond} beyond it{told_again}, made from {len(shown)} of "
             f"{len(report.sources)} stored tables, which were measured {dates[0]} to {dates[-1]}.",
         ),
-        element("p", f"{len(compared)} comparisons with numbers of the paper: {told}."),
+        element(
+            "p",
+            f"{len(compared)} comparisons with numbers of the paper (one that two tables have counts twice): {told}.",
+        ),
         *([element("p", f"Chosen runs: {', '.join(report.choices)}.")] if report.choices else []),
     ]
 
@@ -204,6 +214,7 @@ def _drawn_from(tables: Sequence[str], anchors: Mapping[str, str]) -> Markup:
     return element("details", element("summary", f"Made from {len(tables)} stored {word}"), element("ul", *links))
 
 
+_REASONS = "what differs, what training showed, or why a number is missing"
 # Heading, how it sorts, and whether one can choose among its values.
 _NUMBER_COLUMNS = (
     ("figure or table", "text", True),
@@ -219,7 +230,7 @@ _NUMBER_COLUMNS = (
     ("paper", "number", False),
     ("ours less paper’s", "number", False),
     ("status", "text", True),
-    ("what differs, or why a number is missing", "text", False),
+    (_REASONS, "text", False),
     ("stored tables", "number", False),
 )
 
@@ -231,15 +242,17 @@ def _numbers(report: Report, anchors: Mapping[str, str]) -> list[Markup]:
         "Accuracies on test tasks after adaptation in percent, differences of two in percentage points. The interval "
         "is over test tasks, within these runs: it speaks for new tasks, not for new runs, whose standard deviation "
         "stands below their mean. What differs between the settings is read from the runs’ configurations and from "
-        f"what the paper states; it need not be the cause. “{UNPUBLISHED.capitalize()}”: the paper’s plots and its "
+        "what the paper states, and what training showed from curves, seeds and longer trainings; none of it need be "
+        f"the cause. “{UNPUBLISHED.capitalize()}”: the paper’s plots and its "
         "Table 1 were pictures, and are lost."
     )
     return [element("p", intro), *_sortable("compared", "Our numbers beside the paper’s", _NUMBER_COLUMNS, rows)]
 
 
 def _number_cells(n: Number, anchors: Mapping[str, str], drawn: Iterable[str]) -> list[Markup]:
-    title = title_of(n.figure)
-    link = element("a", title, href=f"#{n.figure}") if n.figure in drawn else title
+    figure = f"{n.folder}/{n.figure}" if n.folder else n.figure
+    title = title_of(figure)
+    link = element("a", title, href=f"#{figure}") if figure in drawn else title
     interval = f"[{_shown(n.low, n.unit)}, {_shown(n.high, n.unit)}]" if n.interval else ""
     links = []
     for i, name in enumerate(n.tables, 1):
@@ -375,7 +388,7 @@ def _source_cells(source: Source, command: int, packages: int) -> list[Markup]:
     listed = _listed(config)
     return [
         element("th", source.id, scope="row", class_="id"),
-        element("td", source.study),
+        element("td", source.name.rpartition("/")[0]),
         element("td", style.dataset_name(config.get("dataset") or "")),
         element("td", style.model_name(config.get("model") or "")),
         element("td", style.method_name(config.get("method") or "")),

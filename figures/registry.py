@@ -88,12 +88,13 @@ FIGURES: dict[str, Entry] = {
         fig_a1.draw,
     ),
     "fig_a2": Entry(
-        "training and testing accuracy of CNNs of 2 and 4 layers along meta-training, under MAML, Meta-SGD, "
-        "Meta-Curvature and KFC: Omniglot and its stand-ins, 10-way 5-shot",
+        "training and testing accuracy of CNNs along meta-training, under MAML, Meta-SGD, Meta-Curvature and KFC: "
+        "Omniglot and its stand-ins, 10-way 5-shot, with what the end of training brought as Markdown",
         fig_a2.traces,
         fig_a2.draw,
+        fig_a2.texts,
     ),
-    "fig_a3": Entry("as fig_a2, on mini-ImageNet, 10-way 1-shot", fig_a3.traces, fig_a3.draw),
+    "fig_a3": Entry("as fig_a2, on mini-ImageNet, 10-way 1-shot", fig_a3.traces, fig_a3.draw, fig_a3.texts),
     "table_a1": Entry(
         "the numbers of fig3 with the paper's, the parameters of networks and meta-optimizers, and how long they were "
         "trained, as Markdown, LaTeX and picture",

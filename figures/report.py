@@ -1,5 +1,8 @@
 """From a folder of results to the plain data of the report: figures, numbers beside the paper's, and where all is from.
 
+Folders within it that hold tables of studies, such as `longer`, are results of other settings: what they show is in
+sections of their own, and their numbers stand beside those of the results themselves.
+
 `figures.page` makes the page of it.
 """
 
@@ -66,7 +69,7 @@ class Section:
     """One entry of the registry.
 
     Attributes:
-        name: its name there.
+        name: its name there, after the folder within the results that it is drawn from, if any: longer/fig_a2.
         shows: what it draws, with other entries by their names on paper.
         items: what was drawn.
         missing: why nothing was, and what makes it; empty if something was.
@@ -87,16 +90,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Source:
-    """One stored table: `study`, `id` and what it says of where it comes from."""
+    """One stored table: `study`, `id`, the folder within the results, and what it says of where it comes from."""
 
     study: str
     id: str
     provenance: Mapping[str, Any]
+    folder: str = ""
 
     @property
     def name(self) -> str:
-        """As figures and numbers name it: study/id."""
-        return f"{self.study}/{self.id}"
+        """As figures and numbers name it: study/id, after the folder if there is one."""
+        return _within(self.folder, f"{self.study}/{self.id}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,8 @@ class Report:
 def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
     """Draw every entry of the registry, each from one reading of its tables, and gather what belongs to it.
 
-    An entry that was not measured, or whose runs do not belong together, is named with the reason.
+    An entry that was not measured, or whose runs do not belong together, is named with the reason; of a folder within
+    the results only the latter.
 
     Args:
         results: folder of results.
@@ -133,25 +138,59 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
     sources = read_sources(results)
     if not sources:
         raise MissingTable(f"no table in {results}; make them with: python -m analysis all --results {results}")
-    sections, numbers = [], []
-    for name, entry in FIGURES.items():
-        try:
-            traces = entry.traces(results, where)
-            items = tuple(_item(name, stem, entry, trace) for stem, trace in traces.items())
-        except StudyError as error:
-            failed = not isinstance(error, MissingTable)
-            sections.append(Section(name, _shows(entry), missing=str(error), failed=failed))
-            continue
-        sections.append(Section(name, _shows(entry), items))
-        numbers += [number for trace in traces.values() for number in getattr(trace, "numbers", ())]
+    sections, numbers = _drawn(results, where)
+    within = []
+    for folder in folders_within(results):
+        sources += read_sources(Path(results) / folder, folder)
+        others, longer = _drawn(Path(results) / folder, where, folder)
+        sections += [section for section in others if section.items or section.failed]
+        within += longer
+        numbers = comparison.of_other_folder(numbers, longer)
     report = Report(tuple(sections), (), sources, tuple(str(choice) for choice in where))
-    numbers += comparison.unmeasured(numbers, results, report.failures)
+    numbers += [*comparison.unmeasured(numbers, results, report.failures), *within]
     # What can be compared stands first; else in the order of the registry.
     return replace(report, numbers=tuple(sorted(numbers, key=lambda n: (n.paper is None, math.isnan(n.mean)))))
 
 
-def read_sources(results: str | Path) -> tuple[Source, ...]:
+def folders_within(results: str | Path) -> list[str]:
+    """Names of the folders within the results that hold tables of studies, such as longer."""
+    return sorted(
+        path.name
+        for path in Path(results).iterdir()
+        if path.is_dir() and path.name not in SCHEMAS and any(table_paths(path, study) for study in SCHEMAS)
+    )
+
+
+def _drawn(results: str | Path, where: Sequence[Where], folder: str = "") -> tuple[list[Section], list[Number]]:
+    """Every entry of the registry and the numbers of them all, from `results`, which is `folder` within others."""
+    sections, numbers = [], []
+    for plain, entry in FIGURES.items():
+        name, shows = _within(folder, plain), _shows(entry)
+        try:
+            traces = entry.traces(results, where)
+            items = tuple(_item(plain, stem, entry, trace, folder) for stem, trace in traces.items())
+        except StudyError as error:
+            failed = not isinstance(error, MissingTable)
+            sections.append(Section(name, shows, missing=str(error), failed=failed))
+            continue
+        sections.append(Section(name, shows, items))
+        numbers += [number for trace in traces.values() for number in getattr(trace, "numbers", ())]
+    return sections, [
+        replace(n, folder=folder, tables=tuple(_within(folder, table) for table in n.tables))
+        for n in comparison.along_training(numbers, results)
+    ]
+
+
+def _within(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def read_sources(results: str | Path, folder: str = "") -> tuple[Source, ...]:
     """Every stored table of every study, in the order of `analysis.schemas.SCHEMAS` and of their names.
+
+    Args:
+        results: folder of results.
+        folder: its name, if it is within others.
 
     Raises:
         StudyError: for a damaged table.
@@ -160,15 +199,19 @@ def read_sources(results: str | Path) -> tuple[Source, ...]:
     for study in SCHEMAS:
         if table_paths(results, study):
             provenance = read_study(results, study).attrs["provenance"]
-            found += [Source(study, id, origin) for id, origin in provenance.items()]
+            found += [Source(study, id, origin, folder) for id, origin in provenance.items()]
     return tuple(found)
 
 
 def title_of(name: str) -> str:
     """The name on paper of an entry of the registry: fig1, fig_a2, table_a1 are Figure 1, Figure A.2, Table A1.
 
-    What the paper does not have is called by its name: loss_line is Loss line.
+    What the paper does not have is called by its name: loss_line is Loss line. Of a folder within the results,
+    longer/fig_a2 is Figure A.2, longer.
     """
+    folder, _, name = name.rpartition("/")
+    if folder:
+        return f"{title_of(name)}, {folder}"
     if name.startswith("fig"):
         return f"Figure {name.removeprefix('fig').lstrip('_').replace('a', 'A.')}"
     if name.startswith("table"):
@@ -184,8 +227,9 @@ def _shows(entry: Entry) -> str:
     return shows
 
 
-def _item(name: str, stem: str, entry: Entry, trace: Any) -> Picture | Grid:
-    dataset, tables = stem.removeprefix(name).lstrip("_"), tuple(dict.fromkeys(tables_of(trace)))
+def _item(name: str, stem: str, entry: Entry, trace: Any, folder: str) -> Picture | Grid:
+    dataset, stem = stem.removeprefix(name).lstrip("_"), _within(folder, stem)
+    tables = tuple(_within(folder, table) for table in dict.fromkeys(tables_of(trace)))
     if isinstance(trace, tabular.Trace):
         return Grid(stem, dataset, trace, tables)
     there = [name for name in _CAPTION if hasattr(trace, name)]

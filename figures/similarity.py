@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from analysis.statistics import Interval, task_intervals
 from figures import networks, style
+from figures.intervals import whisker
 
 STUDY = "similarity"
 NEEDED = ("compared", "layer", "measure", "value")
@@ -107,7 +108,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
                 means = [over.mean for over in by_layer.values()]
                 ax.plot(means, y, color=colour, marker=marker, markersize=3.6, linewidth=0.9, zorder=3)
                 for position, over in zip(y, by_layer.values(), strict=True):
-                    networks.whisker(
+                    whisker(
                         ax, over.mean, position, over, horizontal=True, color=colour, linewidth=0.9, capsize=1.5,
                         zorder=3,
                     )  # fmt: skip

@@ -69,7 +69,8 @@ def _numbers(trace: fig3.Trace) -> Iterator[Number]:
         paper = None
         if stated is not None and value is not None:
             paper = replace(stated, source="Table A1, two of its numbers", accuracy=round(value, 2), std=None)
-        lost = [f"{e.name}: {e.lost_text}, and not averaged in" for e in (ours, deeper) if e.lost]
+        seen = [f"{e.name}: {e.lost_text}, and not averaged in" for e in (ours, deeper) if e.lost]
+        seen += [f"{e.name}: {sentence}" for e in (ours, deeper) for sentence in comparison.apart(e)]
         told = comparison.setting_differences(trace.dataset, ours) if paper is not None else (comparison.SILENT,)
         yield Number(
             "table_a1",
@@ -78,7 +79,7 @@ def _numbers(trace: fig3.Trace) -> Iterator[Number]:
             "kfc",
             gap.layers,
             paper,
-            (*told, *lost) or (comparison.SAME,),
+            (*told, *seen) or (comparison.SAME,),
             condition=f"less {deeper.name}",
             unit="points",
             mean=gap.mean,

@@ -18,6 +18,7 @@ from analysis.statistics import Interval, interval, task_interval
 from analysis.store import read_table, table_paths
 from figures import data, estimation, style
 from figures.data import Where
+from figures.intervals import whisker
 
 STUDY = "when_shallow_fails"
 QUANTITIES = ("input_scale", "adapt_lr", "meta_lr", "points", "init_scale", "iterations")
@@ -301,9 +302,7 @@ def _draw_sweep(ax: Axes, quantity: str, lines: Sequence[Line], trace: Trace) ->
             markersize=3.6, markerfacecolor=face, linestyle=(0, (3, 1.5)) if line.is_longer else "-", zorder=3,
         )  # fmt: skip
         for x, over in there:
-            if np.isfinite(over.low):
-                ends = [[over.mean - over.low], [over.high - over.mean]]
-                ax.errorbar(x, over.mean, ends, color=look.colour, linewidth=0.9, capsize=1.6, zorder=2.8)
+            whisker(ax, x, over.mean, over, color=look.colour, linewidth=0.9, capsize=1.6, zorder=2.8)
         for mark in line.marks:
             x = mark.at[quantity]
             if mark.over is None:

@@ -92,7 +92,7 @@ def test_at_the_papers_length_no_reason_is_made_up(results):
     results.ceilings({("bayes", "same"): [0.9, 0.95]}, points=10, id="of fewer points")
     (trace,) = table1.traces(results.folder).values()
     found = {(n.method, n.condition): n for n in trace.numbers}
-    scale = "points times 0.1 in place of 1, with which LR is not at chance"
+    scale = "points times 0.1 in place of 1"
     assert found["maml", "own points"].reasons == (scale,)
     assert found["maml", "fresh points"].reasons == (scale, "measured on fresh points, not on those adapted to")
     assert found["klin", "own points"].reasons == (comparison.SILENT,)
@@ -128,6 +128,7 @@ def test_an_upper_bound_belongs_to_no_run(results):
     assert one.reasons == (
         "Glyphs stands in for Omniglot",
         "trained on 15 images a class (the paper does not say on how many)",
+        "Omniglot has 20 a class, so few more can have been the paper's: not explained",
         "1 of 3 tasks not converged",
         "1 of 4 tasks diverged, and not averaged in",
     )
@@ -183,3 +184,49 @@ def test_commands_name_experiments_that_exist():
     for one in comparison.unmeasured([], "R", {}):
         (name,) = re.findall(r"core experiment (\w+)", one.reasons[0])
         assert name in EXPERIMENTS
+
+
+def test_seeds_that_are_far_apart_are_told(results):
+    for seed, mean in enumerate((0.5, 0.7, 0.6)):
+        results.compared("depth_sweep", "glyphs", 1, "kfc", seed, [mean, mean])
+        results.compared("depth_sweep", "glyphs", 2, "maml", seed, [0.6 + 0.02 * seed] * 2)
+    (trace,) = table_a1.traces(results.folder).values()
+    kfc, maml, gap = trace.numbers
+    assert kfc.reasons[-1] == "seeds have 50.0, 60.0, 70.0 %"
+    assert not any("seeds" in reason for reason in maml.reasons)
+    assert gap.reasons[-1] == "CNN-1 w/ KFC: seeds have 50.0, 60.0, 70.0 %"
+
+
+def test_a_number_is_told_what_its_training_curve_shows(results):
+    for layers, method, ends in ((1, "kfc", (0.5, 0.6)), (2, "maml", (0.6, 0.6)), (2, "kfc", (0.9, 0.8))):
+        results.compared("depth_sweep", "glyphs", layers, method, 0, [0.5, 0.6])
+        results.curve("glyphs", "cnn", method, 0, {0: 0.1, 300: ends[0], 600: ends[1]}, depth=layers)
+    results.curve("glyphs", "cnn", "kfc", 7, {0: 0.1, 600: 0.9}, depth=1)  # of a run that the number is not of
+    (trace,) = table_a1.traces(results.folder).values()
+    found = {(n.layers, n.method, n.unit): n for n in comparison.along_training(trace.numbers, results.folder)}
+    before = {(n.layers, n.method, n.unit): n for n in trace.numbers}
+    rises, falls = (
+        "still rising: 10.0 points from iteration 300 to 600",
+        "it had 90.0 % at iteration 300, and 80.0 at its end, on the tasks of the curve",
+    )
+    more = {key: n.reasons[len(before[key].reasons) :] for key, n in found.items()}
+    assert more == {
+        (1, "kfc", "%"): (rises,),
+        (2, "maml", "%"): (),
+        (2, "kfc", "%"): (falls,),
+        (1, "kfc", "points"): (f"CNN-1 w/ KFC: {rises}",),
+    }
+    (results.folder / "training_curves").rename(results.folder / "elsewhere")
+    assert comparison.along_training(trace.numbers, results.folder) == list(trace.numbers)
+
+
+def test_what_a_curve_tells_stands_in_place_of_no_reason(results):
+    one = replace(number(61.0, 60.0, 62.0), reasons=(comparison.SAME,))
+    other = replace(one, mean=70.04, folder="longer")
+    assert comparison.of_other_folder([one], [other])[0].reasons == ("70.0 % in longer",)
+    for different in (replace(other, layers=3), replace(other, condition="own points"), replace(other, mean=math.nan)):
+        assert comparison.of_other_folder([one], [different])[0].reasons == (comparison.SAME,)
+    gap = replace(one, unit="points")
+    assert comparison.of_other_folder([gap], [replace(gap, mean=1.84, folder="longer")])[0].reasons == (
+        "+1.8 points in longer",
+    )

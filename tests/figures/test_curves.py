@@ -1,5 +1,7 @@
 """What the figures of curves share: lines from rows, and where they are drawn."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -78,11 +80,41 @@ def test_values_of_the_paper_do_not_cover_one_another(pair, values, places):
 @pytest.mark.parametrize(
     ("end", "ticks"), [(40, [0, 10, 40]), (600, [0, 10, 100]), (60_000, [0, 10, 100, 1000, 10_000])]
 )
-def test_the_axis_leaves_its_room_at_any_length(results, end, ticks):
+def test_a_logarithmic_axis_is_numbered_where_something_was_measured(results, end, ticks):
     results.curve("glyphs", "cnn", "maml", 0, {0: 0.1, end: 0.5}, iterations=end, depth=2)
     with style.context():
         _, ax = plt.subplots()
-        curves.set_iterations(ax, [curves.line(runs_of(results))], room=0.14)
-        at, _ = ax.transAxes.inverted().transform(ax.transData.transform((end, 0)))
-    assert at == pytest.approx(0.86)
+        curves.set_iterations(ax, [curves.line(runs_of(results))])
+    assert ax.get_xlim() == (0, pytest.approx(2.2 * end))
     assert ax.get_xticks().tolist() == ticks
+
+
+@pytest.mark.parametrize(
+    ("end", "ticks"), [(3, [0, 1, 2, 3]), (600, [0, 200, 400, 600]), (1000, [0, 300, 600, 900]), (0, [0])]
+)
+def test_a_linear_axis_leaves_its_room_at_any_length(results, end, ticks):
+    results.curve("glyphs", "cnn", "maml", 0, {0: 0.1, end: 0.5}, iterations=end, depth=2)
+    with style.context():
+        _, ax = plt.subplots()
+        curves.set_linear_iterations(ax, [curves.line(runs_of(results))], room=0.14)
+        at, _ = ax.transAxes.inverted().transform(ax.transData.transform((end, 0)))
+    assert at == pytest.approx(0.86 if end else 0)
+    assert ax.get_xticks().tolist() == ticks
+
+
+def test_what_the_end_of_training_brought_is_counted_from_the_last_point_before(results):
+    results.curve("glyphs", "cnn", "maml", 0, {0: 0.1, 10: 0.3, 50: 0.5, 60: 0.9, 90: 0.6, 100: 0.7}, depth=2)
+    one = curves.line(runs_of(results))
+    assert curves.rise(one.points, 0.5) == curves.Rise(50, pytest.approx(20))
+    assert curves.rise(one.points, 0.55) == curves.Rise(10, pytest.approx(40))
+    assert curves.rise(one.points, 0.2) == curves.Rise(60, pytest.approx(-20))
+    assert curves.rise(one.points.iloc[-1:], 0.2) is None  # nothing before
+    assert curves.rise(one.points.iloc[:1], 0.2) is None  # not trained
+    assert curves.rise(one.points.iloc[:0], 0.2) is None
+    assert curves.describe_end(one) == [
+        "still rising: 20.0 points from iteration 50 to 100",
+        "it had 90.0 % at iteration 60, and 70.0 at its end, on the tasks of the curve",
+    ]
+    flat = one.points.assign(mean=[10, 30, 68.1, 70, 69, 69.9])
+    assert curves.describe_end(replace(one, points=flat)) == []  # less than two points are told by no curve
+    assert curves.describe_end(replace(one, points=one.points.iloc[:0])) == []

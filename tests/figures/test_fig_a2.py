@@ -34,7 +34,7 @@ def test_every_line_is_the_mean_of_its_runs_on_its_tasks(trained):
     found = fig_a2.traces(trained.folder)
     assert list(found) == ["fig_a2_glyphs"]
     trace = only(found)
-    assert [row.layers for row in trace.rows] == [2, 4]
+    assert [row.layers for row in trace.rows] == [1, 2, 3, 4]
     for row in trace.rows:
         for rank, (training, testing) in enumerate(zip(row.training, row.testing, strict=True)):
             assert training.method == testing.method == fig_a2.METHODS[rank]
@@ -47,11 +47,11 @@ def test_every_line_is_the_mean_of_its_runs_on_its_tasks(trained):
 def test_what_is_drawn_is_what_the_trace_has(trained):
     trace = only(fig_a2.traces(trained.folder))
     figure, axes = fig_a2.draw(trace)
-    assert list(axes) == ["training 2", "testing 2", "training 4", "testing 4"]
+    assert list(axes) == [f"{tasks} {layers}" for layers in (1, 2, 3, 4) for tasks in ("training", "testing")]
     for row in trace.rows:
         for name, lines in (("training", row.training), ("testing", row.testing)):
             ax = axes[f"{name} {row.layers}"]
-            assert ax.get_title() == f"{name}, {row.layers} layers"
+            assert ax.get_title() == (f"{name}, {row.layers} layers" if row.layers > 1 else f"{name}, 1 layer")
             assert any(list(y) == [10, 10] for y in drawn_in(ax))  # chance
             assert len(ax.collections) == 4  # bands
             for one in lines:
@@ -72,8 +72,12 @@ def test_the_papers_values_stand_on_the_testing_panels_only(trained):
         name: sorted(float(a.get_ydata()[0]) for a in ax.lines if len(a.get_ydata()) == 1) for name, ax in axes.items()
     }
     assert stars == {
+        "training 1": [],
+        "testing 1": [29.2, 66.45],
         "training 2": [],
         "testing 2": [60.94, 69.25, 85.70, 91.13],
+        "training 3": [],
+        "testing 3": [91.69, 96.57],
         "training 4": [],
         "testing 4": [97.56, 98.49],
     }
@@ -100,14 +104,13 @@ def test_a_diverged_run_is_named_and_not_averaged(trained):
         "glyphs", "cnn", "kfc", 2, {0: 0.1, 10: 0.99}, training={0: 0.1, 10: 0.99}, status="diverged", depth=4
     )
     trace = only(fig_a2.traces(trained.folder))
-    for lines in (trace.rows[1].training, trace.rows[1].testing):
+    for lines in (trace.rows[-1].training, trace.rows[-1].testing):
         assert lines[-1].lost == ((lost, "diverged"),)
         assert lines[-1].points["high"].max() < 85
     assert trace.caption[-1] == f"Not averaged in: {lost} (diverged)."
     figure, axes = fig_a2.draw(trace)
     told = {name: [t for t in ax.texts if "diverged" in t.get_text()] for name, ax in axes.items()}
-    assert {name: [t.get_text() for t in texts] for name, texts in told.items()} == {
-        "training 2": [], "testing 2": [],
+    assert {name: [t.get_text() for t in texts] for name, texts in told.items() if texts} == {
         "training 4": ["CNN w/ KFC: 1 of 3 diverged"], "testing 4": ["CNN w/ KFC: 1 of 3 diverged"],
     }  # fmt: skip
     figure.draw_without_rendering()
@@ -145,10 +148,24 @@ def test_without_a_value_of_the_paper_none_is_promised(results):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["CNN w/ Meta-SGD"]
 
 
-@pytest.mark.parametrize("changes", [{"ways": 5}, {"shots": 1}, {"steps": 2}, {"depth": 3}])
+@pytest.mark.parametrize("changes", [{"ways": 5}, {"shots": 1}, {"steps": 2}, {"depth": 5}])
 def test_runs_of_another_setting_are_of_another_figure(trained, changes):
     trained.curve("glyphs", "cnn", "maml", 7, {0: 0.9, 600: 0.95}, **{"depth": 2, **changes})
-    assert [one.num_seeds for one in only(fig_a2.traces(trained.folder)).lines] == [2] * 16
+    assert [one.num_seeds for one in only(fig_a2.traces(trained.folder)).lines] == [2] * 32
+
+
+def test_what_the_end_of_training_brought_is_written_beside_it(results):
+    for seed, end in enumerate((0.6, 0.8)):
+        results.curve("glyphs", "cnn", "kfc", seed, {0: 0.1, 300: 0.7, 400: 0.9, 480: 0.6, 600: end}, depth=3)
+    results.curve("glyphs", "cnn", "kfc", 2, {0: float("nan")}, status="diverged", depth=3)
+    results.curve("glyphs", "cnn", "kfc", 0, {0: float("nan")}, status="diverged", depth=1)
+    text = fig_a2.texts(only(fig_a2.traces(results.folder)))["md"]
+    rows = [line for line in text.splitlines() if line.startswith("| CNN")]
+    assert rows == [
+        "| CNN-3 w/ KFC | 600 | 2 | 70.0 [60.0, 80.0] | 0.0 from 300 | +10.0 from 480 | 90.0 at 400 |"
+    ]  # nothing is known of what diverged, which the notes name
+    assert "| iterations | seeds | at the end | last half | last fifth | highest |" in text
+    assert "glyphs-cnn3-kfc-s2-600 (diverged)" in text
 
 
 def test_each_data_set_has_its_figure(results):
@@ -181,7 +198,7 @@ def test_without_curves_the_figure_says_what_makes_them(results):
         fig_a2.traces(results.folder)
     results.curve("glyphs", "lr", "maml", 0, {0: 0.5})
     with pytest.raises(
-        MissingTable, match=r"no CNN of 2 or 4 layers has a curve .* on Omniglot or .*core experiment glyphs_optimizers"
+        MissingTable, match=r"no CNN of 1 to 4 layers has a curve .* on Omniglot or .*core experiment glyphs_optimizers"
     ):
         fig_a2.traces(results.folder)
 
@@ -200,10 +217,10 @@ def test_nothing_leaves_the_page_or_covers_another(trained):
     assert title.get_window_extent().y1 <= figure.bbox.y1
     assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
     at = {name: ax.get_position() for name, ax in axes.items()}
-    for layers in (2, 4):  # training and testing of one network are side by side, with the numbers at the left
+    for layers in (1, 2, 3, 4):  # training and testing of one network are side by side, with the numbers at the left
         assert at[f"training {layers}"].x1 < at[f"testing {layers}"].x0
         assert at[f"training {layers}"].y0 == pytest.approx(at[f"testing {layers}"].y0)
     for name in ("training", "testing"):
-        assert at[f"{name} 4"].y1 < at[f"{name} 2"].y0
+        assert all(at[f"{name} {n + 1}"].y1 < at[f"{name} {n}"].y0 for n in (1, 2, 3))
     assert [name for name, ax in axes.items() if ax.get_xlabel()] == ["training 4", "testing 4"]
-    assert [name for name, ax in axes.items() if ax.get_ylabel()] == ["training 2", "training 4"]
+    assert [name for name, ax in axes.items() if ax.get_ylabel()] == [f"training {n}" for n in (1, 2, 3, 4)]

@@ -1,6 +1,5 @@
 """One network a figure, whatever it is called and however many layers it has."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,21 +79,6 @@ def test_a_number_has_a_true_minus_and_zero_has_no_sign():
     assert networks.number(Interval(-0.21, -0.62, -0.04, 0.95, "bca", 3, "tasks")) == "−0.2 [−0.6, 0.0]"
     assert networks.number(Interval(0.21, -0.04, 0.04, 0.95, "bca", 3, "tasks"), "+.1f") == "+0.2 [0.0, 0.0]"
     assert networks.number(Interval(-1e-5, np.nan, np.nan, 0.95, "none", 1, "tasks"), "+.3g") == "−1e-05"
-
-
-def test_intervals_are_drawn_with_their_ends():
-    over = [Interval(5, 4, 7, 0.95, "bca", 3, "tasks"), Interval(6, 5.5, 9, 0.95, "bca", 3, "tasks")]
-    _, ax = plt.subplots()
-    networks.whisker(ax, 1, 5, over[0])
-    networks.whisker(ax, 6, 2, over[1], horizontal=True)
-    networks.whisker(ax, 3, 3, Interval(3, np.nan, np.nan, 0.95, "none", 1, "tasks"))
-    segments = [segment.tolist() for c in ax.collections for segment in c.get_segments()]
-    assert segments == [[[1, 4], [1, 7]], [[5.5, 2], [9, 2]]]
-    _, ax = plt.subplots()
-    networks.band(ax, [1, 2], over, "black")
-    (polygon,) = ax.collections[0].get_paths()
-    assert {tuple(point) for point in polygon.vertices} == {(1, 4), (1, 7), (2, 5.5), (2, 9)}
-    plt.close("all")
 
 
 def test_lost_runs_are_named_and_left_out(results):

@@ -13,6 +13,7 @@ from analysis.store import provenance, read_provenance, table_path, write_table
 from figures.page import Markup, element, page
 from figures.registry import FIGURES
 from figures.report import collect
+from tests.figures.conftest import Results
 
 VOID = {"meta", "img", "input"}
 EVIL = '<script>alert("1")</script> & \'<img src=x onerror=alert(1)>'
@@ -85,6 +86,7 @@ def filled(results):
         results.compared("depth_sweep", "glyphs", 2, "kfc", seed, [0.5, 0.6, 0.7 + 0.1 * seed])
     results.compared("optimizer_comparison", "glyphs", 2, "kfc", 0, [0] * 3, status="diverged")
     results.ceilings({("mean classifier", "same"): [0.9, 0.94]})
+    Results(results.folder / "longer").compared("depth_sweep", "glyphs", 2, "kfc", 0, [0.9, 0.8], iterations=900)
     return results
 
 
@@ -107,7 +109,10 @@ def test_it_holds_every_figure_that_has_data_and_names_the_others(root, filled):
         assert len(pictures) + len(grids) == len(section.items)
         if section.missing:
             assert article.one("p", class_="missing").text == f"Not measured: {section.missing}"
-    assert {article.attributes["id"] for article in root.all("article")} == set(FIGURES)
+    assert {article.attributes["id"] for article in root.all("article")} == {
+        *FIGURES, "longer/fig3", "longer/table_a1",
+    }  # fmt: skip
+    assert "and 2 again of other settings (longer), made from" in root.one("header").text
 
 
 def test_nothing_is_taken_from_elsewhere(root, filled):
@@ -161,7 +166,7 @@ def test_the_numbers_are_those_of_the_report(root, filled):
     assert len(rows) == len(numbers)
     for row, n in zip(rows, numbers, strict=True):
         assert row["status"].text == n.status
-        assert row["what differs, or why a number is missing"].text == "; ".join(n.reasons)
+        assert row["what differs, what training showed, or why a number is missing"].text == "; ".join(n.reasons)
         shown = row["ours"].attributes["data-value"]
         assert (shown == "") if n.mean != n.mean else float(shown) == n.mean
         assert len(row["stored tables"].all("a")) == len(n.tables)
@@ -180,7 +185,8 @@ def test_every_stored_table_says_where_it_is_from(root, filled):
     rows = rows_of(root.one("table", id="sources"))
     assert len(rows) == len(list(filled.folder.rglob("*.parquet")))
     for row in rows:
-        origin = read_provenance(table_path(filled.folder, row["study"].text, row["table"].text))
+        folder, _, study = row["study"].text.rpartition("/")
+        origin = read_provenance(table_path(filled.folder / folder, study, row["table"].text))
         assert row["date (UTC)"].text == origin["date"]
         assert row["code version"].one("code").attributes["title"] == origin["code_version"]
         assert row["device"].text == "cpu"

@@ -143,3 +143,28 @@ def test_tables_are_found_however_deep_they_are_named():
     whole = Part(("a/1",), (Part(("b/2", "a/1")), [Part((), (Part(("c/3",)),))]))
     assert list(report.tables_of(whole)) == ["a/1", "b/2", "a/1", "c/3"]
     assert list(report.tables_of(tabular.Trace((), (), (), (), ""))) == []
+
+
+def test_a_folder_within_the_results_has_sections_and_numbers_of_its_own(filled):
+    own = collect(filled.folder)
+    longer = type(filled)(filled.folder / "longer")
+    for seed in (0, 1):
+        longer.compared("depth_sweep", "glyphs", 2, "kfc", seed, [0.9, 0.8, 0.7], iterations=900)
+    found = collect(filled.folder)
+    assert [s for s in found.sections if "/" not in s.name] == list(own.sections)
+    further = [s for s in found.sections if "/" in s.name]
+    assert [(s.name, s.title) for s in further] == [
+        ("longer/fig3", "Figure 3, longer"), ("longer/table_a1", "Table A1, longer"),
+    ]  # fmt: skip
+    assert {item.stem for s in further for item in s.items} == {"longer/fig3_glyphs", "longer/table_a1_glyphs"}
+    tables = tuple(f"longer/depth_sweep/glyphs-cnn2-kfc-s{seed}-900" for seed in (0, 1))
+    assert {item.tables for s in further for item in s.items} == {tables}
+    assert set(tables) <= {source.name for source in found.sources}
+    (number,) = (n for n in found.numbers if n.folder)
+    assert (number.figure, number.folder, number.mean, number.tables) == ("table_a1", "longer", 80.0, tables)
+    (here,) = (n for n in found.numbers if n.figure == "table_a1" and n.layers == 2 and not n.folder and n.num_tasks)
+    assert here.reasons[-1] == "80.0 % in longer"
+    # What was never measured there is missing nowhere.
+    assert len(found.numbers) == len(own.numbers) + 1
+    longer.compared("depth_sweep", "glyphs", 2, "kfc", 5, [0.5, 0.6, 0.7], iterations=60)
+    assert set(collect(filled.folder).failures) == {"longer/fig3", "longer/table_a1"}
