@@ -85,8 +85,10 @@ def _run(arguments: list[str]) -> int:
     try:
         plan = make_plan(_settings(options))
         if options.command == "left":
-            print("\n".join([*(f"reduced: {sentence}" for sentence in plan.reductions), *costs.left_to_do(plan)]))
-        elif options.command == "train":
+            left = costs.left_to_do(plan)
+            print("\n".join([*(f"reduced: {sentence}" for sentence in plan.reductions), *left.sentences]))
+            return 2 if left.missing else 0  # before hours of training end at what is missing
+        if options.command == "train":
             for run in steps.train(plan, options.group, progress=True):
                 print(f"{run.path}: {run.status}")
         elif options.command == "study":

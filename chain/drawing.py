@@ -44,12 +44,17 @@ def is_drawn(results: Path | str, figure: str, tables: Tables) -> bool:
     except StudyError:
         return False
     files = record.get("files") if isinstance(record, dict) else None
-    if not isinstance(files, list) or not all(isinstance(name, str) and "\0" not in name for name in files):
+    if isinstance(files, list):  # a record of an earlier version: what was in the files is not known
+        files = dict.fromkeys(map(str, files))
+    if not isinstance(files, dict) or any("\0" in name for name in files):
         return False
     is_same = record.get("tables") == _names(tables) and record.get("code") == drawing_code()
     # Records of earlier versions say nothing of what was in the tables: there their times alone tell.
     is_same = is_same and ("digests" not in record or record["digests"] == digests_of(results, tables))
-    return is_same and all((Path(results) / "figures" / name).exists() for name in files)
+    folder = Path(results) / "figures"
+    return is_same and all(
+        (folder / name).exists() and digest in (None, digest_of(folder / name)) for name, digest in files.items()
+    )
 
 
 def draw(results: Path | str, figure: str, tables: Tables) -> list[Path]:
@@ -105,7 +110,7 @@ def write_record(
     record = {
         "tables": _names(tables),
         "digests": list(digests),
-        "files": [path.name for path in written],
+        "files": {path.name: digest_of(path) for path in written},
         "code": drawing_code(),
     }
 

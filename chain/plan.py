@@ -25,6 +25,8 @@ from core.runs import is_finished
 
 # Seed of the test tasks, which pairs the runs.
 TASK_SEED = 0
+# What a finished run has beside run.json, see `core.runs`.
+RUN_FILES = ("config.json", "weights.safetensors", "curve.parquet")
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,19 @@ class Plan:
         return table_path(self.results, study, table)
 
     def is_trained(self, group: str) -> bool:
-        """Whether the runs of a group are finished, and no others than those that the record tells of."""
+        """Whether the runs of a group are finished and whole, and those that the record tells of.
+
+        The record may tell of more: of seeds, or of runs of other figures, that are not asked for now.
+        """
         record, ids = self.record(group), [config.id for config in self.group(group)]
         folders = [self.results / "runs" / id for id in ids]
-        if _digests(record).keys() != set(ids) or not all(is_finished(folder) for folder in folders):
+        if not set(ids) <= digests_of_runs(record).keys() or not all(map(is_whole, folders)):
             return False
         # A run that was trained again since, or another in its place, may have another digest. Records of earlier
         # versions say nothing of files: there the times alone tell.
-        told = _digests(record, "files")
-        if told and told != {id: digest_of(folder / "run.json") for id, folder in zip(ids, folders, strict=True)}:
+        told = digests_of_runs(record, "files")
+        now = {id: digest_of(folder / "run.json") for id, folder in zip(ids, folders, strict=True)}
+        if told and {id: told.get(id) for id in ids} != now:
             return False
         return max((folder / "run.json").stat().st_mtime for folder in folders) <= record.stat().st_mtime
 
@@ -121,16 +127,19 @@ class Plan:
         """Whether a table is there and readable, of the run as it is now, with the test tasks that are asked for."""
         config = self.source(study, table)
         try:
-            found = read_provenance(self.path(study, table))["settings"]
+            provenance = read_provenance(self.path(study, table))
         except StudyError:
             return False
+        if provenance["study"] != study:
+            return False
+        found = provenance["settings"]
         if not is_of_the_data(study, self.path(study, table), _trained_on(self.results / "runs" / config.id)):
             return False
         expected: dict[str, Any] = {}
         if STUDIES[study].meets_tasks:
             expected |= {"num_tasks": self.settings.all_num_tasks, "seed": TASK_SEED}
         if "run_digest" in found:
-            expected["run_digest"] = _digests(self.record(self.group_of(study, table))).get(config.id)
+            expected["run_digest"] = digests_of_runs(self.record(self.group_of(study, table))).get(config.id)
         return all(found.get(key) == value for key, value in expected.items())
 
 
@@ -143,7 +152,12 @@ def _trained_on(folder: Path) -> str | None:
     return found.get("dataset_fingerprint") if isinstance(found, dict) else None
 
 
-def _digests(record: Path, of: str = "runs") -> dict[str, str]:
+def is_whole(folder: Path) -> bool:
+    """Whether a run is finished and no file of it is missing; what is in the files is seen by those who read them."""
+    return is_finished(folder) and all((folder / name).exists() for name in RUN_FILES)
+
+
+def digests_of_runs(record: Path, of: str = "runs") -> dict[str, str]:
     """The digest of each run of a trained group, or of its file run.json ("files"), by id; none without a record."""
     try:
         found = read_json(record)
@@ -179,6 +193,7 @@ def make_plan(settings: Settings) -> Plan:
     tables: dict[tuple[str, str], TrainConfig] = {}
     figures: dict[str, tuple[tuple[str, str], ...]] = {}
     reductions: dict[str, None] = {}
+    done: set[str] = set()
     for name, needs in wanted.items():
         behind: dict[tuple[str, str], None] = {}
         for of_paper in needs.experiments_on(settings.all_datasets):
@@ -195,8 +210,13 @@ def make_plan(settings: Settings) -> Plan:
                         behind[table] = None
                         # All seeds of a configuration, whichever of them a table is made of.
                         groups.setdefault(group_name(config, together=settings.together), {})[config.id] = config
-        if name in FIGURES and behind:
-            figures[name] = tuple(behind)
+        if behind:
+            done.add(name)
+            if name in FIGURES:
+                figures[name] = tuple(behind)
+    asked = [name for name in settings.figures or () if name not in done]
+    if asked and done:
+        raise StudyError(f"no experiment of {' or '.join(asked)} is on {', '.join(settings.all_datasets)}")
     if not tables:
         raise StudyError(f"nothing to do: no figure named has an experiment on {', '.join(settings.all_datasets)}")
     if settings.all_num_tasks < 600:

@@ -60,6 +60,10 @@ class Settings:
             raise unknown_name("preset", self.preset, PRESETS)
         if self.images not in CHARACTER_DATASETS:
             raise unknown_name("data set of characters", self.images, CHARACTER_DATASETS)
+        if self.datasets is not None and self.images != Settings.images:
+            raise StudyError(
+                "images stands for the characters among the preset's data sets; with datasets, name them there"
+            )
         known = {*PRESETS["paper"].datasets, *CHARACTER_DATASETS} - {CHARACTERS}
         for name in self.datasets or ():
             if name not in known:
@@ -99,7 +103,7 @@ class Settings:
         found = {}
         for name, value in values.items():
             if name not in known:
-                raise unknown_name("setting", name, known)
+                raise unknown_name("setting", name, [*known, "threads"])  # which Snakefile takes itself
             if value is not None:
                 found[name] = as_setting(name, value, kinds[name])
         return cls(**found)
@@ -139,7 +143,11 @@ def as_setting(name: str, value: Any, hint: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         return words_of(value)
     if kind in (str, Path):
-        return kind(str(value))
+        if not isinstance(value, str | Path):  # 2026_01 is a number to Snakemake, and its underscore is lost
+            raise StudyError(
+                f"{name} must be text, and {value!r} was read as no text; a folder may be written as ./NAME"
+            )
+        return kind(value)
     # Snakemake hands on some of what was typed as text.
     if isinstance(value, str):
         words = {"true": True, "false": False} if kind is bool else {value: int(value)} if value.isdecimal() else {}

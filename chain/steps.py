@@ -6,10 +6,11 @@ from pathlib import Path
 from analysis.registry import carry_out, is_made, run_digest
 from chain.digests import digest_of
 from chain.locks import locked
-from chain.plan import TASK_SEED, Plan
+from chain.plan import TASK_SEED, Plan, digests_of_runs
 from core.device import checked_device
+from core.errors import UserError
 from core.files import write_json
-from core.runs import Run, load_run
+from core.runs import Run, is_finished, load_run
 from core.training import meta_train_many
 
 
@@ -36,7 +37,13 @@ def train(plan: Plan, group: str, *, progress: bool = False) -> list[Run]:
             progress=progress,
         )
         files = {run.id: digest_of(plan.results / "runs" / run.id / "run.json") for run in runs}
-        write_json(record, {"runs": {run.id: run_digest(run) for run in runs}, "files": files})
+        digests = {run.id: run_digest(run) for run in runs}
+        # What it told of other runs of the group, such as of more seeds, stays, where they are as they were.
+        told = digests_of_runs(record)
+        for id, digest in digests_of_runs(record, "files").items():
+            if id not in files and id in told and digest == digest_of(plan.results / "runs" / id / "run.json"):
+                files[id], digests[id] = digest, told[id]
+        write_json(record, {"runs": digests, "files": files})
     return runs
 
 
@@ -60,7 +67,13 @@ def measure(plan: Plan, study: str, table: str, *, command: str | None = None, p
         UserError: if the run is not finished, or for missing data.
     """
     folder = plan.results / "runs" / plan.source(study, table).id
-    run = load_run(folder, device=checked_device(plan.settings.device), root=plan.settings.data_dir)
+    device = checked_device(plan.settings.device)
+    try:
+        run = load_run(folder, device=device, root=plan.settings.data_dir)
+    except UserError as error:
+        if is_finished(folder):
+            raise UserError(f"{error}; remove {folder} to train it again") from error
+        raise
     num_tasks, path = plan.settings.all_num_tasks, plan.path(study, table)
     with locked(plan.results / "chain" / "measured" / f"{study}-{table}.lock", f"measuring {study}/{table}"):
         if is_made(plan.results, study, run, num_tasks=num_tasks, seed=TASK_SEED):

@@ -107,6 +107,22 @@ def test_a_damaged_record_is_none(made, tiny, content):
     assert not is_drawn(made, "fig1", make_plan(tiny(made)).figures["fig1"])
 
 
+def test_another_picture_in_its_place_is_not_what_was_drawn(made, tiny):
+    tables = make_plan(tiny(made)).figures["fig1"]
+    path = made / "figures" / "fig1_synthetic.png"
+    content = path.read_bytes()
+    path.write_bytes(content + b"extra")
+    assert not is_drawn(made, "fig1", tables)
+    path.write_bytes(content)
+    assert is_drawn(made, "fig1", tables)
+    record = read_json(record_path(made, "fig1"))
+    # A record of an earlier version has names alone.
+    record_path(made, "fig1").write_text(json.dumps({**record, "files": list(record["files"])}))
+    assert is_drawn(made, "fig1", tables)
+    path.unlink()
+    assert not is_drawn(made, "fig1", tables)
+
+
 def test_tables_there_are_all_of_the_figures_studies(made, tiny):
     plan = make_plan(tiny(made))
     (made / "post_adaptation" / ".half.parquet").touch()

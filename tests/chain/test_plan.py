@@ -153,13 +153,42 @@ def test_one_more_seed_makes_late_what_it_adds(made, tiny):
     assert {plan.tables[table].seed for table in tables} == {2}
 
 
-@pytest.mark.parametrize("lost", ["run.json", "folder"])
+@pytest.mark.parametrize("lost", ["run.json", "folder", "config.json", "weights.safetensors", "curve.parquet"])
 def test_a_lost_run_is_trained_again(made, tiny, lost):
     plan = make_plan(tiny(made))
     group, (config, _) = next(iter(plan.groups.items()))
     folder = made / "runs" / config.id
     shutil.rmtree(folder) if lost == "folder" else (folder / lost).unlink()
     assert left(plan)[0] == [group]
+
+
+def test_less_than_the_record_tells_of_is_trained_and_more_is_kept_in_it(made, tiny):
+    whole, one = make_plan(tiny(made)), make_plan(tiny(made, seeds=1))
+    assert left(one) == ([], [])
+    group = next(iter(one.groups))
+    before = read_json(one.record(group))
+    train(one, group)
+    assert read_json(one.record(group)) == before
+    assert left(whole) == ([], [])
+    other = next(config for config in whole.groups[group] if config not in one.groups[group])
+    path = made / "runs" / other.id / "run.json"
+    write_json(path, {**read_json(path), "wall_seconds": 1e3})  # another than the record tells of
+    assert left(one) == ([], [])
+    train(one, group)
+    assert read_json(one.record(group))["runs"].keys() == before["runs"].keys() - {other.id}
+    assert left(whole)[0] == [group]
+
+
+def test_a_figure_that_is_on_none_of_the_data_sets_is_told(tmp_path):
+    with pytest.raises(StudyError, match=r"no experiment of fig2 or fig_a3 is on synthetic"):
+        make_plan(Settings(results=tmp_path, datasets=("synthetic",), figures=("fig2", "fig1", "fig_a3")))
+
+
+def test_a_table_of_another_study_is_none(made, tiny):
+    plan = make_plan(tiny(made))
+    (wrong, _), right = (next(t for t in plan.tables if t[0] == study) for study in ("ceilings", "post_adaptation"))
+    plan.path(*right).write_bytes(next((made / wrong).glob("*.parquet")).read_bytes())
+    assert left(plan) == ([], [right])
 
 
 def test_a_finished_run_that_the_record_does_not_know_is_looked_at(made, tiny):

@@ -9,7 +9,7 @@ from chain.settings import Settings
 def test_the_presets_own_unless_others_are_named():
     quick = Settings()
     assert (quick.all_datasets, quick.all_num_tasks, quick.lengths) == (("synthetic", "glyphs"), 50, {})
-    paper = Settings(preset="paper", images="omniglot_small", datasets=("cifar_fs",), num_tasks=7, seeds=2)
+    paper = Settings(preset="paper", datasets=("cifar_fs",), num_tasks=7, seeds=2)
     assert (paper.all_datasets, paper.all_num_tasks, paper.lengths) == (("cifar_fs",), 7, {"seeds": 2})
     assert Settings(preset="paper", images="omniglot").all_datasets == (
         "synthetic",
@@ -50,6 +50,10 @@ def test_whole_numbers_may_be_text():
         ({"seeds": "-2"}, "seeds must be a whole number, got '-2'"),
         ({"compile": "yes"}, "compile must be true or false, got 'yes'"),
         ({"seeds": True}, "seeds must be a whole number, got True"),
+        ({"results": 2024}, "results must be text, and 2024 was read as no text; a folder may be written as ./NAME"),
+        ({"data_dir": 202601}, "data_dir must be text"),
+        ({"images": "omniglot", "datasets": "synthetic"}, "with datasets, name them there"),
+        ({"thread": 3}, "unknown setting 'thread'; known: .*, tasks_per_iteration, threads, together"),
         ({"compile": 1}, "compile must be true or false, got 1"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_dry_run_says_what_would_run_and_what_it_costs_and_does_nothing(tmp_pa
     assert jobs(output) == {"train": 2, "study": 5, "figure": 1, "all": 1, "total": 9}
     assert "reduced: synthetic_linear: 4 iterations in place of 30,000" in output
     assert re.search(r"to train on synthetic: 2 jobs, 16 iterations in 4 runs: \d+\.\d minutes here", output)
-    assert "to measure: 5 of 5 tables" in output
+    assert "to measure or find up to date: 5 of 5 tables" in output
     assert "to draw: fig1" in output
     assert not project.results.exists()
 
@@ -152,11 +152,15 @@ def test_a_second_call_does_nothing_and_needs_no_state_of_snakemakes(project):
 @pytest.mark.slow
 def test_together_or_apart_is_the_same_and_nothing_is_measured_again(project):
     before = project.times()
+    tables = {name: (project.results / name).read_bytes() for name in before if name.endswith(".parquet")}
+    assert len(tables) > 5
     code, output = project(settings=("together=true",))
     assert code == 0, output
     assert jobs(output)["train"] == 1
     after = project.times()
     assert {name for name in before if after[name] != before[name] and name.startswith("runs/")} == set()
+    # A table that is looked at is marked by its time; one that was measured again has another date in it.
+    assert {name: (project.results / name).read_bytes() for name in tables} == tables
 
 
 def test_one_deleted_table_returns_alone_with_its_figure(project):
@@ -173,11 +177,29 @@ def test_one_deleted_table_returns_alone_with_its_figure(project):
 
 
 @pytest.mark.slow
-def test_one_deleted_picture_is_drawn_again(project):
+def test_a_picture_deleted_or_drawn_by_another_is_drawn_again(project):
+    picture = project.results / "figures" / "fig1_synthetic.png"
+    content = picture.read_bytes()
+    for harm in (picture.unlink, lambda: picture.write_bytes(b"another")):
+        harm()
+        code, output = project()
+        assert (code, jobs(output)) == (0, {"figure": 1, "all": 1, "total": 2})
+        assert picture.read_bytes() == content
+
+
+@pytest.mark.slow
+def test_files_ahead_of_the_clock_hide_no_work(project):
     (project.results / "figures" / "fig1_synthetic.png").unlink()
+    for path in project.results.rglob("*"):
+        os.utime(path, (4e9, 4e9))
+    code, output = project("--dry-run")
+    assert code == 0
+    assert re.search(r"files in results ahead of the clock: \d+; a run dates them now; until then", output)
     code, output = project()
-    assert (code, jobs(output)) == (0, {"figure": 1, "all": 1, "total": 2})
-    assert (project.results / "figures" / "fig1_synthetic.png").exists()
+    assert (code, jobs(output)) == (0, {"figure": 1, "all": 1, "total": 2}), output
+    code, output = project()
+    assert (code, jobs(output)) == (0, {}), output
+    assert "ahead of the clock" not in output
 
 
 @pytest.mark.slow

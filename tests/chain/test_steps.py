@@ -68,6 +68,18 @@ def test_what_cannot_be_done_is_told(tiny, tmp_path):
         steps.measure(plan, *next(iter(plan.tables)))
 
 
+@pytest.mark.parametrize("harm", ["damaged", "lost"])
+def test_a_finished_run_that_cannot_be_read_says_what_helps(made, tiny, harm):
+    plan = make_plan(tiny(made))
+    (table, config) = next((t, c) for t, c in plan.tables.items() if t[0] == "post_adaptation")
+    weights = made / "runs" / config.id / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content) if harm == "damaged" else weights.unlink()
+    with pytest.raises(UserError, match=rf"; remove {weights.parent} to train it again$"):
+        steps.measure(plan, *table)
+
+
 def _train(plan, group, barrier, queue):
     whole = steps.meta_train_many
 

@@ -150,11 +150,6 @@ class Cluster:
         told = subprocess.run(["sinfo", "-h", "-N", "-o", "%N %T"], capture_output=True, text=True).stdout
         return dict(line.split() for line in told.splitlines())
 
-    def running(self) -> dict[str, str]:
-        """The node of each running job, by its number."""
-        told = subprocess.run(["squeue", "-h", "-t", "R", "-o", "%i %N"], capture_output=True, text=True).stdout
-        return dict(line.split() for line in told.splitlines() if len(line.split()) == 2)
-
     def _wait(self, is_so: object, what: str, seconds: float) -> None:
         end = time.monotonic() + seconds
         while not is_so():  # type: ignore[operator]
