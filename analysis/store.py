@@ -204,13 +204,14 @@ def provenance(
         device: name of the device that measured.
         dataset_fingerprint: digest of the data and its settings.
         wall_seconds: how long the measurement took.
-        command: what was typed; by default this process's command line.
+        command: what was typed; by default what started this process, see `core.version.command_line`.
 
     Returns:
         `PROVENANCE_KEYS`, among them `code_version` (git commit, "-dirty" if files differ from it; or the installed
         version), `packages` (name to version, Python and the operating system included) and `date` (UTC, ISO 8601).
     """
-    from core.version import code_version  # not above: `core` loads torch, which those who only read do without
+    # Not above: `core` loads torch, which those who only read do without.
+    from core.version import code_version, command_line
 
     versions = {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
     for name in PACKAGES:
@@ -227,7 +228,7 @@ def provenance(
         "dataset_fingerprint": dataset_fingerprint,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "wall_seconds": float(wall_seconds),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command,
+        "command": command_line() if command is None else command,
     }
 
 

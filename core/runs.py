@@ -45,6 +45,7 @@ from core.optimizers.base import check_tensors
 from core.tasks import TaskSource, as_tasks, make_tasks
 from core.tasks.base import Episodes, TaskShape, bytes_of
 from core.tasks.synthetic import POINTS
+from core.version import command_line
 
 FORMAT = 1
 UNREADABLE = "unreadable"
@@ -70,8 +71,8 @@ class Run:
             theta and xi are those that gave it. Or, with i the number of iterations: they are all done, and what is
             left measures nothing, as the last meta-loss exploded (see `core.evaluate`) or a weight is not finite.
         info: where it comes from, as in run.json; runs of older versions have fewer entries. Device, threads, packages,
-            `code_version`, `compile` and `tasks_per_chunk` (None: all at once) are those of the process that finished
-            it. `wall_seconds` is time by the clock in the `iterations_done` iterations: meta-gradients, their
+            `command`, `code_version`, `compile` and `tasks_per_chunk` (None: all at once) are those of the process that
+            finished it. `wall_seconds` is time by the clock in the `iterations_done` iterations: meta-gradients, their
             compilation included, and outer steps. Neither drawing tasks nor measuring the curve nor saving is in it,
             nor iterations that were lost when a process was killed. It is the time of all runs that were trained as
             one (`trained_together`, counted at the end), not each one's share; on a GPU the last outer step's tail is
@@ -295,7 +296,7 @@ def is_other_module(folder: Path, module: nn.Module) -> bool:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions behind a result."""
+    """The machine, the versions and the command behind a result."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     tf32 = {"convolutions_in_tf32": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}
     return {
@@ -303,6 +304,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         **tf32,
         "threads": torch.get_num_threads(),
         "packages": {"torch": torch.__version__, "pandas": pd.__version__},
+        "command": command_line(),
     }
 
 

@@ -1,7 +1,9 @@
-"""Which code made a result."""
+"""Which code made a result, and what was typed."""
 
 import os
+import shlex
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,3 +31,14 @@ def code_version(*folders: str) -> str:
         return metadata.version("adaptlens")
     except metadata.PackageNotFoundError:
         return "unknown"
+
+
+def command_line() -> str:
+    """What was typed to start this process, such as "python -m core train ..."; of a notebook, that it was one.
+
+    The path to Python is left out: it is the machine's own.
+    """
+    given = sys.orig_argv[1:]
+    if any("ipykernel" in word for word in given):
+        return "in a notebook"
+    return shlex.join(["python", *given])

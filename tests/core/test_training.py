@@ -21,7 +21,7 @@ from core.runs import is_finished, load_tensors, save_tensors
 from core.side_by_side import Interrupted, is_curve_point
 from core.tasks import DATASETS, make_tasks
 from core.tasks.synthetic import SyntheticTasks
-from core.version import code_version
+from core.version import code_version, command_line
 from tests import naive
 
 QUIET = {"progress": False, "device": "cpu"}
@@ -151,6 +151,7 @@ def test_a_saved_run_says_how_it_was_trained(tiny_config, tmp_path, chunk):
     run = meta_train(tiny_config(iterations=1), results=tmp_path, **options)
     info = load_run(run.path).info
     assert info["code_version"] == code_version("core")
+    assert info["command"] == command_line()
     assert (info["compile"], info["rematerialise"], info["tasks_per_chunk"]) == (False, chunk == 1, chunk)
 
 

@@ -1,4 +1,5 @@
 import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -42,3 +43,16 @@ def test_changes_are_told(tmp_path, monkeypatch):
     version.code_version.cache_clear()
     assert version.code_version("core") == f"{commit}-dirty"
     assert version.code_version("analysis") == commit
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["/somewhere/bin/python3.11", "-m", "core", "train", "--own", "a b"], "python -m core train --own 'a b'"),
+        (["python", "script.py"], "python script.py"),
+        (["/x/python", "-m", "ipykernel_launcher", "-f", "/home/someone/kernel.json"], "in a notebook"),
+    ],
+)
+def test_what_was_typed_is_told_without_the_machines_own_paths(monkeypatch, argv, told):
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    assert version.command_line() == told
