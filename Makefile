@@ -43,8 +43,7 @@ paper: install  ## the same at the paper's length on its data sets: says what it
 	$(CHAIN) preset=paper images=omniglot "results=$(RESULTS)"
 
 figures: install  ## draw every figure and table from the committed results
-	$(CHAIN) preset=record results=results
-	$(CHAIN) preset=record results=results/longer
+	for folder in results results/longer results/half_rate; do $(CHAIN) preset=record results=$$folder; done
 
 lint: install
 	$(BIN)/ruff check

@@ -103,13 +103,20 @@ def tables_of(
     if len(missing) == len(studies):
         raise missing[0]
     found: dict[str, dict[str, pd.DataFrame]] = {}
-    for name, by_study in sorted(groups.items()):
+    for name, by_study in sorted(groups.items(), key=_place):
         data.belong_together(by_study.values())
         versions = captions.describe_versions(config for one in by_study.values() for config in one.configs.values())
         found[name] = {study: one.frame for study, one in by_study.items()}
         for frame in found[name].values():
             frame.attrs["versions"] = versions
     return found
+
+
+def _place(group: tuple[str, Mapping[str, Runs]]) -> tuple[int, str]:
+    """Networks by their data set, in the order of all figures, and then by name."""
+    name, by_study = group
+    dataset = next(iter(next(iter(by_study.values())).configs.values()))["dataset"]
+    return data.IMAGES.index(dataset) if dataset in data.IMAGES else len(data.IMAGES), name
 
 
 def file_name(run: str, config: Mapping[str, Any]) -> str:

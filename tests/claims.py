@@ -80,8 +80,9 @@ def seconds(name: str) -> dict[str, float]:
 
 @cache
 def configs(name: str, dataset: str) -> list[dict[str, Any]]:
-    """The configurations of the runs that a study measured on a data set."""
-    provenance = read_study(RESULTS, name).attrs["provenance"].values()
+    """The configurations of the runs that a study measured on a data set; of a folder beside as `study`."""
+    folder, _, name = name.rpartition("/")
+    provenance = read_study(RESULTS / folder, name).attrs["provenance"].values()
     return [one["config"] for one in provenance if one["config"]["dataset"] == dataset]
 
 
@@ -224,9 +225,9 @@ def stopped_early(model: str, method: str) -> float:
     return 100 * float(np.mean([accuracies.loc[at, seed] for seed, at in least.items()]))
 
 
-def along_seeds(value: str) -> pd.DataFrame:
+def along_seeds(value: str, folder: str = "") -> pd.DataFrame:
     """Of KLin on glyphs, by iteration and seed, on the test split."""
-    table = study("training_curves")
+    table = study(f"{folder}training_curves")
     rows = table[table["dataset"].eq(GLYPHS) & table["method"].eq("klin") & table["split"].eq("test")]
     return rows.pivot(index="iteration", columns="seed", values=value)
 
@@ -386,6 +387,12 @@ def cnn_curves(runs: "pd.Series[str]", folder: str = "") -> pd.DataFrame:
     table = study(f"{folder}training_curves")
     rows = table[table["run"].isin(runs) & table["split"].eq("test")]
     return 100 * rows.pivot(index="iteration", columns="seed", values="accuracy")
+
+
+def end_of_curve(dataset: str, method: str, layers: int, seed: int) -> list[float]:
+    """The last two points of a curve: test accuracy in percent and iteration of each, as they are told."""
+    curve = cnn_curves(final("depth_sweep", dataset, "cnn", method, layers)["run"])[seed].iloc[-2:]
+    return [number for iteration, accuracy in curve.items() for number in (accuracy, iteration)]
 
 
 def of_three_layers() -> pd.DataFrame:
@@ -659,11 +666,35 @@ LINEAR = [
         RECORD,
         "from iteration {} on its test loss swings between {} and {} nats, and its seeds end between {} % and {} %",
         lambda: (
-            along_seeds("loss").index[3],
-            along_seeds("loss").iloc[3:].min().min(),
-            along_seeds("loss").iloc[3:].max().max(),
+            along_seeds("loss").index[1],
+            along_seeds("loss").iloc[1:].min().min(),
+            along_seeds("loss").iloc[1:].max().max(),
             100 * along_seeds("accuracy").loc[300].min(),
             100 * along_seeds("accuracy").loc[300].max(),
+        ),
+    ),
+    Claim(
+        RECORD,
+        "at half of it (`half_rate/`, the same otherwise)",
+        lambda: all(
+            {key for key, value in one.items() if value != other.get(key)} <= {"adapt_lr", "seed"}
+            and other["adapt_lr"] == 2 * one["adapt_lr"]
+            for one in configs("half_rate/post_adaptation", GLYPHS)
+            for other in configs("post_adaptation", GLYPHS)
+            if other["method"] == "klin"
+        ),
+    ),
+    Claim(
+        RECORD,
+        "the loss stays below 2.7 nats",
+        lambda: bool(along_seeds("loss", "half_rate/").max().max() < 2.7),
+    ),
+    Claim(
+        RECORD,
+        "and KLin reaches {} % [{}, {}], where LinNet has {}",
+        lambda: (
+            *ends(task_interval(final("half_rate/post_adaptation", GLYPHS, "lr", "klin"))),
+            linear(GLYPHS, "linnet").mean,
         ),
     ),
 ]
@@ -925,15 +956,17 @@ CONVOLUTIONAL = [
     Claim(
         RECORD,
         "two layers reach {} % under KFC, three {} under MAML (a difference of {} [{}, {}] points, paired by task), "
-        "and three under KFC are {} [{}, {}] points above four under MAML (by seed {}, {} and {}). One layer under "
-        "KFC is {} [{}, {}] points below two under MAML, where the paper has {} above, but by one seed that got stuck "
-        "at {} %: the others are {} and {} below. At equal depth KFC is ahead by {}, {}, {} and {} points",
+        "and three under KFC are {} [{}, {}] points above four under MAML (by seed {}, {} and {}; in the first of "
+        "these MAML dips at its end, from {} % at iteration {} to {} at {} on its curve). One layer under KFC is {} "
+        "[{}, {}] points below two under MAML, where the paper has {} above, but by one seed that got stuck at {} %: "
+        "the others are {} and {} below. At equal depth KFC is ahead by {}, {}, {} and {} points",
         lambda: (
             depth(OMNIGLOT)[2, "kfc"],
             depth(OMNIGLOT)[3, "maml"],
             *kfc_worth(OMNIGLOT, 2, more=1),
             *kfc_worth(OMNIGLOT, 3, more=1),
             *kfc_worth_by_seed(OMNIGLOT, 3),
+            *end_of_curve(OMNIGLOT, "maml", 4, int(kfc_worth_by_seed(OMNIGLOT, 3).idxmax())),
             *below(OMNIGLOT, 1),
             published("Table A1", "cnn", "kfc", 1) - published("Table A1", "cnn", "maml", 2),
             one_layer_seeds(OMNIGLOT)[-1],

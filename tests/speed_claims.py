@@ -147,8 +147,8 @@ SPEED = [
     ),
     Claim(
         RECORD,
-        "by {} ({} to {}) and {} ({} to {}) points for LR under MAML and KFC, and by {} ({} to {}) and {} ({} to {}) for "
-        "a CNN of two layers (mean, and range over {} seeds of {} tasks",
+        "by {} ({} to {}) and {} ({} to {}) points for LR under MAML and KFC, and by {} ({} to {}) and {} ({} to {}) "
+        "for a CNN of two layers (mean, and range over {} seeds of {} tasks",
         lambda: (
             *(
                 number

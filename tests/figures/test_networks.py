@@ -105,3 +105,10 @@ def test_the_first_layer_is_on_top(results):
     low, high = ax.get_ylim()
     assert low > high
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_data_sets_stand_in_the_order_of_all_figures(results):
+    for dataset in ("cifar_fs", "glyphs", "own.letters", "omniglot_small"):
+        results.studied(STUDY, rows(), dataset=dataset)
+    found = networks.tables(results.folder, STUDY, NEEDED)
+    assert [name.split("_cnn")[0] for name in found] == ["omniglot_small", "glyphs", "cifar_fs", "own.letters"]
