@@ -5,9 +5,9 @@
     snakemake --dry-run --config preset=paper results=paper           # what would run, and what it costs
 
 `--config` takes the settings of `chain.settings.Settings`, and `threads` of a job. Snakemake's own options say more of
-resources: `--set-threads train=4 study=4` (in place of the whole list of a profile), `--set-resources train:gpu=1 train:runtime=600` (minutes). What is out of date is
-judged by what the files say (a table's provenance, the digests of runs), and by whether an input is newer; such
-a job gets the file LATE, which is new at every call, as one more input.
+resources: `--set-threads train=4 study=4` (in place of the whole list of a profile), `--set-resources train:gpu=1
+train:runtime=600` (minutes). What is out of date is judged by what the files say (a table's provenance, the digests of
+runs), and by whether an input is newer; such a job gets the file LATE, which is new at every call, as one more input.
 """
 
 import os

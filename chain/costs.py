@@ -28,11 +28,10 @@ def left_to_do(plan: Plan) -> Left:
     The hours are estimated from a few iterations of each kind of run, which takes seconds; where the data are not at
     hand the sentence says so in place of hours.
     """
+    late = [name for name in plan.groups if not plan.is_trained(name)]
     groups: dict[str, list[str]] = {}
-    late = {name for name in plan.groups if not plan.is_trained(name)}
-    for name in plan.groups:
-        if name in late:
-            groups.setdefault(plan.groups[name][0].dataset, []).append(name)
+    for name in late:
+        groups.setdefault(plan.groups[name][0].dataset, []).append(name)
     # A table of runs that are looked at is looked at, too, whether or not it turns out to be up to date.
     tables = [table for table in plan.tables if plan.group_of(*table) in late or not plan.is_measured(*table)]
     figures = [

@@ -13,6 +13,7 @@ from typing import Protocol
 from figures import captions, curves, data, style
 from figures.errors import MissingTable
 from figures.estimation import Estimate
+from figures.intervals import Ends
 from figures.paper import INPUT_SCALE, PUBLISHED, Published
 
 # Which of our tables a number of the paper stands in, by where the paper has it.
@@ -31,20 +32,8 @@ SAME = "data set and length of training are as the paper states them; the tables
 SILENT = "the paper's text has no such number (its plots and its Table 1 were pictures, and are lost)"
 
 
-class Measured(Protocol):
-    """What the tables hold of no run: `figures.estimation.Ceiling`, `figures.table2.Bound`."""
-
-    @property
-    def mean(self) -> float:
-        """Over test tasks, in percent."""
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval."""
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
+class Measured(Ends, Protocol):
+    """What the tables hold of no run, in percent: `figures.estimation.Ceiling`, `figures.table2.Bound`."""
 
     @property
     def interval(self) -> str:

@@ -59,4 +59,4 @@ def test_all_draws_the_other_figures_and_says_that_this_one_is_missing(results, 
     assert main(["all", "--results", str(results.folder)]) == 0
     out, error = capsys.readouterr()
     assert "fig_a2_glyphs.png" in out
-    assert "fig_a3 is missing: no CNN of 2 or 4 layers" in error
+    assert "fig_a3 is missing: no CNN of 1 to 4 layers" in error

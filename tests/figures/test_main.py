@@ -62,7 +62,7 @@ def test_the_report_is_one_file_without_torch(filled, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\nLIGHT\n"
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
-    assert "fig_a3 is missing: no CNN of 2 or 4 layers" in done.stderr
+    assert "fig_a3 is missing: no CNN of 1 to 4 layers" in done.stderr
     assert main(["report", "--results", str(filled.folder)]) == 0
     assert (filled.folder / "report.html").read_bytes() == out.read_bytes()
 

@@ -28,7 +28,7 @@ from analysis.errors import StudyError
 from analysis.schemas import SCHEMAS
 from analysis.store import METADATA_KEY, read_provenance, read_table
 from chain.drawing import is_drawn, record_path
-from chain.plan import _digests
+from chain.plan import digests_of_runs
 from core import TrainConfig, load_run, load_weights, states
 from core.errors import UserError
 from core.runs import list_runs, load_tensors, read_config
@@ -264,7 +264,7 @@ def read_record(data: bytes, folder: Path) -> None:
     """What the chain wrote down of a figure and of a group of runs: anything else counts as nothing."""
     write(record_path(folder, "fig1"), data)
     must(is_drawn(folder, "fig1", ()) in (True, False), "neither drawn nor not")
-    must(all(isinstance(digest, str) for digest in _digests(record_path(folder, "fig1")).values()), "a digest")
+    must(all(isinstance(digest, str) for digest in digests_of_runs(record_path(folder, "fig1")).values()), "a digest")
 
 
 TARGETS: dict[str, Target] = {
