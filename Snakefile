@@ -20,7 +20,7 @@ from analysis.errors import StudyError
 from chain import clock, drawing, lists, locks, watching
 from chain.settings import Settings, as_setting, words_of
 
-options = dict(config)
+options = {name: value for name, value in config.items() if value is not None}
 # Of the record: whatever was measured is drawn, and nothing is trained.
 IS_RECORD = options.get("preset") == "record"
 PYTHON = shlex.quote(sys.executable)
@@ -58,7 +58,6 @@ def prepare():
 
 
 try:
-    options = {name: value for name, value in options.items() if value is not None}
     RESULTS = as_setting("results", options.get("results", "results" if IS_RECORD else "reproduced"), Path)
     CHAIN = f"{RESULTS}/chain"
     if IS_RECORD:

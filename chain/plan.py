@@ -21,12 +21,10 @@ from chain.lists import FIGURES, TABLES, Needs
 from chain.settings import Settings
 from core.config import TrainConfig
 from core.experiments import EXPERIMENTS, experiment
-from core.runs import is_finished
+from core.runs import is_whole
 
 # Seed of the test tasks, which pairs the runs.
 TASK_SEED = 0
-# What a finished run has beside run.json, see `core.runs`.
-RUN_FILES = ("config.json", "weights.safetensors", "curve.parquet")
 
 
 @dataclass(frozen=True)
@@ -150,11 +148,6 @@ def _trained_on(folder: Path) -> str | None:
     except StudyError:
         return None
     return found.get("dataset_fingerprint") if isinstance(found, dict) else None
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a run is finished and no file of it is missing; what is in the files is seen by those who read them."""
-    return is_finished(folder) and all((folder / name).exists() for name in RUN_FILES)
 
 
 def digests_of_runs(record: Path, of: str = "runs") -> dict[str, str]:

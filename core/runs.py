@@ -450,6 +450,12 @@ def is_finished(folder: Path) -> bool:
     return os.path.exists(folder / "run.json")
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether it is finished and no file of it is missing; what is in the files is seen by those who read them."""
+    files = ("config.json", "weights.safetensors", "curve.parquet")
+    return is_finished(folder) and all(os.path.exists(folder / name) for name in files)
+
+
 def load_run(
     path: str | Path,
     *,

@@ -213,7 +213,7 @@ def set_linear_iterations(ax: Axes, lines: Iterable[Line], room: float) -> None:
         lines: those that have to fit.
         room: share of the panel's width beyond the last iteration, where the paper's values stand.
     """
-    end = max((int(one.points["iteration"].max()) for one in lines if len(one.points)), default=_LINEAR_PART)
+    end = _last_iteration(lines)
     ax.set_xlim(0, max(end, 1) / (1 - room))
     ax.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     # No number where nothing was measured.
@@ -223,8 +223,7 @@ def set_linear_iterations(ax: Axes, lines: Iterable[Line], room: float) -> None:
 
 def set_iterations(ax: Axes, lines: Iterable[Line]) -> None:
     """A logarithmic horizontal axis, 2.2 times as long as the longest of these lines."""
-    ends = [int(one.points["iteration"].max()) for one in lines if len(one.points)]
-    end = max(ends, default=_LINEAR_PART)
+    end = _last_iteration(lines)
     ax.set_xscale("symlog", linthresh=_LINEAR_PART, linscale=_LINEAR_SCALE)
     ax.set_xlim(0, end * _ROOM)
     # No number where nothing was measured; the last one would stick out of the panel.
@@ -232,3 +231,7 @@ def set_iterations(ax: Axes, lines: Iterable[Line]) -> None:
     ax.set_xticks([*ticks, end] if len(ticks) < 3 and end >= 2 * ticks[-1] else ticks)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _last_iteration(lines: Iterable[Line]) -> int:
+    return max((int(one.points["iteration"].max()) for one in lines if len(one.points)), default=_LINEAR_PART)

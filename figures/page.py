@@ -16,7 +16,7 @@ from typing import Any
 
 from figures import captions, style
 from figures.comparison import STATUSES, UNPUBLISHED, Number
-from figures.report import Grid, Picture, Report, Section, Source, title_of
+from figures.report import Grid, Picture, Report, Section, Source, title_of, within
 from figures.tabular import ABSENT, LOST, UNSTATED
 
 _VOID = {"img", "input", "meta"}
@@ -250,7 +250,7 @@ def _numbers(report: Report, anchors: Mapping[str, str]) -> list[Markup]:
 
 
 def _number_cells(n: Number, anchors: Mapping[str, str], drawn: Iterable[str]) -> list[Markup]:
-    figure = f"{n.folder}/{n.figure}" if n.folder else n.figure
+    figure = within(n.folder, n.figure)
     title = title_of(figure)
     link = element("a", title, href=f"#{figure}") if figure in drawn else title
     interval = f"[{_shown(n.low, n.unit)}, {_shown(n.high, n.unit)}]" if n.interval else ""

@@ -100,7 +100,7 @@ class Source:
     @property
     def name(self) -> str:
         """As figures and numbers name it: study/id, after the folder if there is one."""
-        return _within(self.folder, f"{self.study}/{self.id}")
+        return within(self.folder, f"{self.study}/{self.id}")
 
 
 @dataclass(frozen=True)
@@ -139,20 +139,20 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
     if not sources:
         raise MissingTable(f"no table in {results}; make them with: python -m analysis all --results {results}")
     sections, numbers = _drawn(results, where)
-    within = []
-    for folder in folders_within(results):
+    elsewhere: list[Number] = []
+    for folder in folderswithin(results):
         sources += read_sources(Path(results) / folder, folder)
         others, longer = _drawn(Path(results) / folder, where, folder)
         sections += [section for section in others if section.items or section.failed]
-        within += longer
+        elsewhere += longer
         numbers = comparison.of_other_folder(numbers, longer)
     report = Report(tuple(sections), (), sources, tuple(str(choice) for choice in where))
-    numbers += [*comparison.unmeasured(numbers, results, report.failures), *within]
+    numbers += [*comparison.unmeasured(numbers, results, report.failures), *elsewhere]
     # What can be compared stands first; else in the order of the registry.
     return replace(report, numbers=tuple(sorted(numbers, key=lambda n: (n.paper is None, math.isnan(n.mean)))))
 
 
-def folders_within(results: str | Path) -> list[str]:
+def folderswithin(results: str | Path) -> list[str]:
     """Names of the folders within the results that hold tables of studies, such as longer."""
     return sorted(
         path.name
@@ -165,7 +165,7 @@ def _drawn(results: str | Path, where: Sequence[Where], folder: str = "") -> tup
     """Every entry of the registry and the numbers of them all, from `results`, which is `folder` within others."""
     sections, numbers = [], []
     for plain, entry in FIGURES.items():
-        name, shows = _within(folder, plain), _shows(entry)
+        name, shows = within(folder, plain), _shows(entry)
         try:
             traces = entry.traces(results, where)
             items = tuple(_item(plain, stem, entry, trace, folder) for stem, trace in traces.items())
@@ -176,12 +176,13 @@ def _drawn(results: str | Path, where: Sequence[Where], folder: str = "") -> tup
         sections.append(Section(name, shows, items))
         numbers += [number for trace in traces.values() for number in getattr(trace, "numbers", ())]
     return sections, [
-        replace(n, folder=folder, tables=tuple(_within(folder, table) for table in n.tables))
+        replace(n, folder=folder, tables=tuple(within(folder, table) for table in n.tables))
         for n in comparison.along_training(numbers, results)
     ]
 
 
-def _within(folder: str, name: str) -> str:
+def within(folder: str, name: str) -> str:
+    """The name of what is in a folder within the results: longer/fig_a2; without a folder, the name."""
     return f"{folder}/{name}" if folder else name
 
 
@@ -228,8 +229,8 @@ def _shows(entry: Entry) -> str:
 
 
 def _item(name: str, stem: str, entry: Entry, trace: Any, folder: str) -> Picture | Grid:
-    dataset, stem = stem.removeprefix(name).lstrip("_"), _within(folder, stem)
-    tables = tuple(_within(folder, table) for table in dict.fromkeys(tables_of(trace)))
+    dataset, stem = stem.removeprefix(name).lstrip("_"), within(folder, stem)
+    tables = tuple(within(folder, table) for table in dict.fromkeys(tables_of(trace)))
     if isinstance(trace, tabular.Trace):
         return Grid(stem, dataset, trace, tables)
     there = [name for name in _CAPTION if hasattr(trace, name)]
