@@ -156,7 +156,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
             ax.plot([x + 0.34], [published], zorder=5, **style.PAPER)
         if bar.lost:
             height = 11 if bar.seeds else 3
-            ax.text(x, height, bar.lost_text, ha="center", va="bottom", fontsize=7.5, color="#b00020")
+            ax.text(x, height, bar.lost_text, ha="center", va="bottom", **style.LOST)
     ax.set_xticks(range(len(panel.bars)), [style.look_of(e.model, e.method).name for e in panel.bars])
     ax.set_xlim(-0.65, len(panel.bars) - 0.35)
     ax.set_ylim(0, 107)

@@ -222,19 +222,21 @@ def _about(dataset: str, points: Sequence[Point]) -> tuple[str, ...]:
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
     """The figure, and its axes: "accuracy", and "gap" if anything can be compared."""
     names = ["accuracy", "gap"] if trace.gaps else ["accuracy"]
+    lost = [f"{p.estimate.name}: {p.estimate.lost_text}" for p in trace.points if p.estimate.lost]
+    height = 2.9 + style.head_room(lost)
     with style.context():
         figure, axes = style.panels(
-            len(names), height=2.9, caption=(*trace.lead, *trace.about), top=0.42, widths=[1.75, 1][: len(names)]
+            len(names), height=height, caption=(*trace.lead, *trace.about), top=0.42, widths=[1.75, 1][: len(names)]
         )
         panels = dict(zip(names, axes, strict=True))
-        _draw_accuracy(panels["accuracy"], trace)
+        _draw_accuracy(panels["accuracy"], trace, lost)
         if trace.gaps:
             _draw_gaps(panels["gap"], trace)
         _legend(figure, trace)
     return figure, panels
 
 
-def _draw_accuracy(ax: Axes, trace: Trace) -> None:
+def _draw_accuracy(ax: Axes, trace: Trace, lost: Sequence[str]) -> None:
     ax.axhline(trace.chance, zorder=1.5, **style.CHANCE)
     ax.text(0.52, trace.chance - 1.2, "chance", ha="left", va="top", fontsize=7.5, color="#777777")
     good = {(p.layers, p.method): p.estimate for p in trace.points if p.estimate.seeds}
@@ -256,18 +258,13 @@ def _draw_accuracy(ax: Axes, trace: Trace) -> None:
         # Joined, or the stars of two methods beside each other would be read as one curve.
         outline = {**style.PAPER, "markeredgecolor": look.colour, **_PAPER_LINE, "color": look.colour}
         ax.plot([layers + 0.33 * _SIDE[method] for layers in stars], list(stars.values()), zorder=1.8, **outline)
-    lost = [f"{p.estimate.name}: {p.estimate.lost_text}" for p in trace.points if p.estimate.lost]
-    if lost:
-        ax.text(
-            4.48, trace.chance + 3, "\n".join(lost), fontsize=7.5, color="#b00020", ha="right", va="bottom", zorder=6
-        )
     ax.set_xlim(0.5, 4.5)
     ax.set_xticks(LAYERS)
     ax.set_ylim(0, 104)
     ax.set_yticks(range(0, 101, 20))
     ax.set_xlabel("convolutional layers")
     ax.set_ylabel("accuracy after adaptation (%)")
-    ax.set_title(trace.title, linespacing=1.1)
+    style.head(ax, trace.title, lost)
 
 
 def _draw_gaps(ax: Axes, trace: Trace) -> None:

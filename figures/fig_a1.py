@@ -118,8 +118,9 @@ def _caption(panels: Sequence[Panel]) -> tuple[str, ...]:
 
 def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
     """The figure, and its axes by data set."""
+    height = 2.85 + max(style.head_room(curves.describe_missing_runs(p.lines)) for p in trace.panels)
     with style.context():
-        figure, axes = style.panels(len(trace.panels), height=2.85, caption=trace.caption, top=0.24)
+        figure, axes = style.panels(len(trace.panels), height=height, caption=trace.caption, top=0.24)
         for ax, one in zip(axes, trace.panels, strict=True):
             _draw_panel(ax, one)
         axes[0].set_ylabel("test accuracy (%)")
@@ -141,13 +142,9 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
             fontsize=7.5, color=rule["color"], transform=ax.get_yaxis_transform(),
         )  # fmt: skip
     curves.draw_lines(ax, panel.lines)
-    if lost := curves.describe_missing_runs(panel.lines):
-        ax.text(
-            0.02, 0.02, "\n".join(lost), transform=ax.transAxes, fontsize=7.5, color="#b00020", ha="left", va="bottom"
-        )
     curves.set_iterations(ax, panel.lines)
     lows = [one.points["low"].min() for one in panel.lines if len(one.points)]
     ax.set_ylim(10 * np.floor(min([panel.chance, *lows]) / 10 - 1), 105 if panel.ceilings else 100)
     curves.draw_published(ax, panel.lines)
     ax.set_xlabel("meta-training iteration")
-    ax.set_title(panel.title, linespacing=1.1)
+    style.head(ax, panel.title, curves.describe_missing_runs(panel.lines))

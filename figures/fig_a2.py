@@ -26,7 +26,6 @@ MODELS = tuple((layers, method) for layers in LAYERS for method in METHODS)
 MODELS_OF_PAPER = tuple(pair for pair in MODELS if pair[0] in OF_PAPER)
 _ROOM = 0.14  # of the panel's width: the paper's values may have to stand side by side
 _STAR = 6.8  # points, smaller than in larger panels
-_LOST_SIZE = 7.5  # points
 _LEGEND_COLUMNS = 3
 _LATE = {"half": 0.5, "fifth": 0.2}
 
@@ -193,8 +192,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
     with style.context():
         num_rows = len(trace.rows)
         lost = {row.layers: curves.describe_missing_runs(row.testing) for row in trace.rows}
-        # Runs that were lost are told above the panels: within, a curve might pass through the words.
-        above = sum(len(told) for told in lost.values()) * _LOST_SIZE * 1.2 / 72
+        above = sum(style.head_room(told) for told in lost.values())
         height = (2.75 if num_rows == 1 else 2.1 * num_rows + 0.1) + above
         handles = _legend_handles(trace)
         top = 0.28 + 0.18 * -(-len(handles) // _LEGEND_COLUMNS)
@@ -204,7 +202,7 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
             for side, (name, lines) in enumerate({"training": row.training, "testing": row.testing}.items()):
                 ax = axes[f"{name} {row.layers}"] = flat[2 * at + side]
                 _draw_panel(ax, lines, trace)
-                _head(ax, f"{name}, {row.layers} layer{'s' if row.layers > 1 else ''}", lost[row.layers])
+                style.head(ax, f"{name}, {row.layers} layer{'s' if row.layers > 1 else ''}", lost[row.layers])
                 # One scale for all panels, so that they can be compared, and numbers at the outer ones only.
                 ax.tick_params(labelbottom=at == num_rows - 1, labelleft=side == 0)
                 if at == num_rows - 1:
@@ -223,16 +221,6 @@ def _draw_panel(ax: Axes, lines: Sequence[Line], trace: Trace) -> None:
     highs += [float(one.points["high"].max()) for one in trace.lines if len(one.points)]
     ax.set_ylim(0, min(10 * np.ceil(max(highs) / 10 + 0.4), 104))  # a star needs room above its value
     curves.draw_published(ax, lines, _STAR)
-
-
-def _head(ax: Axes, title: str, lost: Sequence[str]) -> None:
-    """The panel's title and, between it and the panel, what is missing from the panel."""
-    ax.set_title(title, pad=5 + _LOST_SIZE * 1.2 * len(lost))
-    if lost:
-        ax.annotate(
-            "\n".join(lost), (0.5, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points",
-            ha="center", va="bottom", fontsize=_LOST_SIZE, color="#b00020", linespacing=1.1,
-        )  # fmt: skip
 
 
 def _legend_handles(trace: Trace) -> list[Line2D]:

@@ -427,7 +427,7 @@ def _draw_comparison(ax: Axes, trace: Trace) -> None:
         name = (f"{ADAPTATIONS[kind]} in {layer}" if layer else ADAPTATIONS[kind]) if y else "as trained"
         if mark.over is None:
             labels.append(name)
-            ax.text(0, y, "diverged", ha="right", va="center", fontsize=7.5, color="#b00020")
+            ax.text(0, y, "diverged", ha="right", va="center", **style.LOST)
             continue
         told = f"{mark.over.mean:.1f} %" if trace.value == "accuracy" else f"{mark.over.mean:.3g}"
         labels.append(f"{name}{' ' if crowded else chr(10)}{told}")

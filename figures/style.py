@@ -22,6 +22,7 @@ TEXT_WIDTH = 5.5  # inches, a single column
 CAPTION_SIZE = 7.5  # points
 _CAPTION_LINE = 0.135  # inches
 _LINE_WORDS = 64  # that a line of a caption has at most
+_LOST_LINE = 1.2  # a line in sizes of its letters
 _CAPTION_FILL = 0.95  # of the width: pixels make letters a little wider than their outlines
 
 
@@ -75,6 +76,7 @@ CEILINGS: dict[str, dict[str, Any]] = {
     "bayes": {"color": "#9b2d5e", "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 0.9},
 }
 CEILING_NAMES = {"mean classifier": "mean classifier", "bayes": "Bayes classifier"}
+LOST: dict[str, Any] = {"color": "#b00020", "fontsize": 7.5}  # words on what diverged or failed
 # A star, hollow: the markers of the methods that the paper has are others.
 PAPER: dict[str, Any] = {
     "marker": "*", "markersize": 8.5, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.9,
@@ -183,6 +185,21 @@ def panels(
     )  # fmt: skip
     axes = figure.subplots(num_rows, num_panels, squeeze=False, width_ratios=widths)
     return figure, list(axes.flat)
+
+
+def head(ax: Axes, title: str, lost: Sequence[str]) -> None:
+    """A panel's title and, between it and the panel, what is missing from it: within, curves might pass through it."""
+    ax.set_title(title, pad=5 + 72 * head_room(lost), linespacing=1.1)
+    if lost:
+        ax.annotate(
+            "\n".join(lost), (0.5, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points",
+            ha="center", va="bottom", linespacing=1.1, **LOST,
+        )  # fmt: skip
+
+
+def head_room(lost: Sequence[str]) -> float:
+    """Height of what `head` says is missing, in inches."""
+    return float(LOST["fontsize"]) * _LOST_LINE * len(lost) / 72
 
 
 def text_width(text: str, size: float, weight: str = "normal") -> float:

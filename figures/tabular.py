@@ -213,7 +213,9 @@ def draw(trace: Trace) -> tuple[Figure, dict[str, Axes]]:
                 ax.text(x, y + 0.25, cell.interval, ha="center", va="center", fontsize=_SMALL, color="#555555")
                 if cell.lost:
                     below = 0.12 if not cell.value else 0.36 if cell.interval else 0.25
-                    ax.text(x, y + below, cell.lost, ha="center", va="center", fontsize=_SMALL, color="#b00020")
+                    ax.text(
+                        x, y + below, cell.lost, ha="center", va="center", fontsize=_SMALL, color=style.LOST["color"]
+                    )
             y += tall
     return figure, {"table": ax}
 

@@ -267,7 +267,7 @@ def _draw_map(ax: Axes, model: str, marks: Sequence[Mark]) -> None:
         corner = (x - 0.5, y - 0.5)
         if mark.over is None:
             ax.add_patch(Rectangle(corner, 1, 1, facecolor="white", edgecolor="#bbbbbb", hatch="////", linewidth=0))
-            ax.text(x, y, "\u00d7", ha="center", va="center", fontsize=9, color="#b00020")
+            ax.text(x, y, "\u00d7", ha="center", va="center", fontsize=9, color=style.LOST["color"])
         else:
             share = (mark.over.mean - CHANCE) / (100 - CHANCE)
             ax.add_patch(Rectangle(corner, 1, 1, facecolor=_COLOURS(max(0.0, share)), linewidth=0))
