@@ -43,7 +43,7 @@ paper: install  ## the same at the paper's length on its data sets: says what it
 	$(CHAIN) preset=paper images=omniglot "results=$(RESULTS)"
 
 figures: install  ## draw every figure and table from the committed results
-	for folder in results results/longer results/half_rate; do $(CHAIN) preset=record results=$$folder; done
+	for folder in results results/longer results/longest results/half_rate; do $(CHAIN) preset=record results=$$folder; done
 
 lint: install
 	$(BIN)/ruff check
