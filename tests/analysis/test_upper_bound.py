@@ -33,10 +33,11 @@ def linear_run():
 def test_each_task_is_trained_alone_until_it_is_learned(model, learns_from, request):
     """Against a loop over tasks with a module and an optimizer of its own each.
 
-    Few steps: Adam goes a whole step where a gradient is rounding alone, and the two drift apart.
+    Few steps: Adam goes a whole step where a gradient is rounding alone, and the two drift apart: on a CPU without
+    AVX-512 by 1e-6 after 10 steps, and by 3e-3 after 15.
     """
     run = request.getfixturevalue(model)
-    table = upper_bound(run, num_tasks=3, seed=4, learns_from=learns_from, lr=0.05, loss=0.8, max_steps=15)
+    table = upper_bound(run, num_tasks=3, seed=4, learns_from=learns_from, lr=0.05, loss=0.8, max_steps=10)
     source = run.tasks(seed=4)
     assert (table["training_shots"] == {"class": 20 - source.query_shots, "support": source.shots}[learns_from]).all()
     for task, row in enumerate(table.itertuples()):
@@ -45,9 +46,9 @@ def test_each_task_is_trained_alone_until_it_is_learned(model, learns_from, requ
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
         episodes = source.draw_whole("test", 1, task) if learns_from == "class" else source.sample("test", 1, task)
-        for step in range(16):
+        for step in range(11):
             loss = cross_entropy(model(episodes.support_x[0]), episodes.support_y[0])
-            if loss <= 0.8 or step == 15:
+            if loss <= 0.8 or step == 10:
                 break
             optimizer.zero_grad()
             loss.backward()
