@@ -140,7 +140,7 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
         raise MissingTable(f"no table in {results}; make them with: python -m analysis all --results {results}")
     sections, numbers = _drawn(results, where)
     elsewhere: list[Number] = []
-    for folder in folderswithin(results):
+    for folder in folders_within(results):
         sources += read_sources(Path(results) / folder, folder)
         others, longer = _drawn(Path(results) / folder, where, folder)
         sections += [section for section in others if section.items or section.failed]
@@ -152,7 +152,7 @@ def collect(results: str | Path, where: Sequence[Where] = ()) -> Report:
     return replace(report, numbers=tuple(sorted(numbers, key=lambda n: (n.paper is None, math.isnan(n.mean)))))
 
 
-def folderswithin(results: str | Path) -> list[str]:
+def folders_within(results: str | Path) -> list[str]:
     """Names of the folders within the results that hold tables of studies, such as longer."""
     return sorted(
         path.name

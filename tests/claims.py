@@ -422,6 +422,11 @@ def first_seed(method: str, folder: str) -> pd.DataFrame:
     return of_two(method, GLYPHS, folder).query("seed == 0")
 
 
+def longest_lead() -> tuple[float, float, float]:
+    """Points that Meta-SGD, trained the longest, is above MAML, trained longer: seed 0, paired by task."""
+    return ends(paired_task_interval(first_seed("meta_sgd", LONGEST), first_seed("maml", LONGER)))
+
+
 def still_rises(dataset: str, method: str, layers: int, folder: str = "", last: int = 500) -> float:
     return float(rises(dataset, method, layers, folder, last).mean())
 
@@ -1077,7 +1082,7 @@ CONVOLUTIONAL = [
             *(float(first_seed(method, LONGER)["accuracy"].mean()) for method in BETWEEN),
             study(f"{LONGER}optimizer_comparison")["iterations"].unique().item(),
             *(published("Table 2", "cnn", method, 2) for method in BETWEEN),
-            *ends(paired_task_interval(first_seed("meta_sgd", LONGEST), first_seed("maml", LONGER))),
+            *longest_lead(),
             study(f"{LONGER}optimizer_comparison")["iterations"].unique().item(),
         ),
     ),
@@ -1099,7 +1104,7 @@ CONVOLUTIONAL = [
     Claim(
         RECORD,
         "one seed of it that trained on is.",
-        lambda: ends(paired_task_interval(first_seed("meta_sgd", LONGEST), first_seed("maml", LONGER)))[1] > 0,
+        lambda: longest_lead()[1] > 0,
     ),
     Claim(
         RECORD,
